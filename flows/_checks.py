@@ -1,0 +1,91 @@
+"""Checks of what users pass in: each error names the argument, what came and what was needed."""
+
+from collections.abc import Collection
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def positive_int(name: str, value: Any) -> int:
+    """Returns `value` as an int, or raises if it is not a whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an int of at least 1, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")
+    return int(value)
+
+
+def one_of(name: str, value: Any, options: Collection[str]) -> Any:
+    """Returns `value` if it is one of `options`."""
+    if value not in options:
+        raise ValueError(f"{name} must be one of {sorted(options)}, got {value!r}.")
+    return value
+
+
+def prng_key(name: str, value: Any) -> jax.Array:
+    """Returns `value` as a typed JAX key; old-style uint32 keys are accepted, seeds are not."""
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        return value
+    if isinstance(value, jax.Array | np.ndarray) and value.dtype == np.uint32:
+        return jax.random.wrap_key_data(jnp.asarray(value))
+    raise TypeError(f"{name} must be a JAX random key such as jax.random.key(0), got {value!r}.")
+
+
+def table(name: str, value: Any, num_columns: int | None = None) -> jax.Array:
+    """Returns `value` as a finite floating-point array [rows, columns], or raises.
+
+    Args:
+        name: What the caller calls the argument.
+        value: Anything `numpy.asarray` understands.
+        num_columns: The number of columns needed, if it is known.
+
+    Raises:
+        TypeError: The values are not floating-point numbers.
+        ValueError: Wrong rank, no rows, wrong number of columns, or NaN or infinite values.
+    """
+    array = np.asarray(value)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise TypeError(
+            f"{name} must hold floating-point numbers, got dtype {array.dtype}. A density over "
+            "integers has no upper bound: convert with .astype(float), and add noise to counts."
+        )
+    if array.ndim != 2:
+        raise ValueError(f"{name} must have shape [rows, columns], got shape {array.shape}.")
+    if num_columns is not None and array.shape[1] != num_columns:
+        raise ValueError(f"{name} must have {num_columns} columns, got shape {array.shape}.")
+    if not array.shape[0]:
+        raise ValueError(f"{name} is empty: its shape is {array.shape}.")
+    finite(name, array)
+    return jnp.asarray(array, dtype=jnp.result_type(float))
+
+
+def finite(name: str, array: np.ndarray) -> None:
+    """Raises if `array` [rows, ...] has NaN or infinite entries, and says how many and where."""
+    bad = ~np.isfinite(array)
+    if bad.any():
+        first = int(np.nonzero(bad.reshape(len(array), -1).any(axis=1))[0][0])
+        raise ValueError(
+            f"{name} has {int(bad.sum())} non-finite values (NaN or inf); the first is in row {first}."
+        )
+
+
+def same_length(name: str, array: jax.Array, x_name: str, x: jax.Array) -> None:
+    """Raises if two arrays differ in their number of rows."""
+    if len(array) != len(x):
+        raise ValueError(
+            f"{name} has {len(array)} rows and {x_name} has {len(x)}; they must be equal."
+        )
+
+
+def context_wanted(name: str, given: bool, context_size: int | None) -> None:
+    """Raises if a context is missing where one is needed, or given where none is used."""
+    if given and context_size is None:
+        raise ValueError(
+            f"{name} was given, but this flow takes none: build it with context_size=..."
+        )
+    if not given and context_size is not None:
+        raise ValueError(
+            f"{name} is missing: this flow was built with context_size={context_size}."
+        )

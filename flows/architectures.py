@@ -1,0 +1,219 @@
+"""Ready-made flows. Each is a stack of equal layers between noise and data."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flows import _checks
+from flows.bijectors import (
+    Affine,
+    Bijector,
+    Chain,
+    Coupling,
+    Inverse,
+    Inverted,
+    MaskedAutoregressive,
+    Permutation,
+    Reverse,
+    Stack,
+    StandardizedContext,
+    Transformer,
+)
+from flows.bijectors.linear import column_moments, whitening
+from flows.distributions import Distribution, Flow, StandardNormal
+
+PERMUTATIONS = ("random", "reverse")
+
+
+def maf(
+    event_size: int,
+    *,
+    num_layers: int = 5,
+    hidden_sizes: Sequence[int] = (64, 64),
+    context_size: int | None = None,
+    transformer: Transformer | None = None,
+    base: Distribution | None = None,
+    permutation: str = "reverse",
+    residual: bool = False,
+    activation: str = "silu",
+    standardize_with: Any = None,
+    rngs: nnx.Rngs,
+) -> Flow:
+    r"""Masked autoregressive flow: x_i = T(z_i; theta_i(x_0 .. x_{i-1})) in each layer.
+
+    Source: Papamakarios et al. 2017, arXiv:1705.07057.
+
+    Cost: `log_prob` is parallel, one network pass a layer; `sample` takes event_size passes.
+
+    Args:
+        event_size: Size of the vectors; 1 is allowed.
+        num_layers: Number of layers; compile time does not depend on it.
+        hidden_sizes: Width of each hidden layer of a layer's network.
+        context_size: Size of the context, for p(x | context); None for no context.
+        transformer: The univariate map T; `flows.bijectors.Affine()` by default.
+        base: Distribution of the noise; `flows.StandardNormal(event_size)` by default.
+        permutation: "reverse" turns the order round after each layer, "random" shuffles it.
+        residual: Whether the networks' hidden layers are residual (needs equal `hidden_sizes`).
+        activation: "relu", "gelu", "silu" or "tanh".
+        standardize_with: Data [rows, event_size], or a pair (data, context): puts a fixed
+            whitening layer in front, so that data in raw units just work. None for none.
+        rngs: Source of the initial weights, e.g. `nnx.Rngs(0)`.
+
+    Returns:
+        A flow near the identity: its density is near that of the base, whitened back.
+
+    Raises:
+        TypeError: An argument is of the wrong type.
+        ValueError: An argument has an impossible value; the error names it.
+
+    Example:
+        >>> import flows, jax.numpy as jnp
+        >>> from flax import nnx
+        >>> flow = flows.maf(3, num_layers=2, rngs=nnx.Rngs(0))
+        >>> flow.log_prob(jnp.zeros((5, 3))).shape
+        (5,)
+    """
+    transformer = Affine() if transformer is None else transformer
+
+    def layer(rngs: nnx.Rngs) -> Bijector:
+        return Inverse(
+            MaskedAutoregressive(
+                event_size,
+                hidden_sizes,
+                context_size=context_size,
+                transformer=Inverted(transformer),
+                residual=residual,
+                activation=activation,
+                rngs=rngs,
+            )
+        )
+
+    return _flow(event_size, layer, num_layers, base, permutation, standardize_with, rngs)
+
+
+def iaf(
+    event_size: int,
+    *,
+    num_layers: int = 5,
+    hidden_sizes: Sequence[int] = (64, 64),
+    context_size: int | None = None,
+    transformer: Transformer | None = None,
+    base: Distribution | None = None,
+    permutation: str = "reverse",
+    residual: bool = False,
+    activation: str = "silu",
+    standardize_with: Any = None,
+    rngs: nnx.Rngs,
+) -> Flow:
+    r"""Inverse autoregressive flow: x_i = T(z_i; theta_i(z_0 .. z_{i-1})) in each layer.
+
+    Source: Kingma et al. 2016, arXiv:1606.04934. Arguments, returns and errors are those of `maf`.
+
+    Cost: `sample` and `sample_and_log_prob` are parallel, one network pass a layer; `log_prob` of
+    other points takes event_size passes.
+
+    Example:
+        >>> import flows, jax
+        >>> from flax import nnx
+        >>> flow = flows.iaf(3, num_layers=2, rngs=nnx.Rngs(0))
+        >>> flow.sample(seed=jax.random.key(0), sample_shape=(5,)).shape
+        (5, 3)
+    """
+
+    def layer(rngs: nnx.Rngs) -> Bijector:
+        return MaskedAutoregressive(
+            event_size,
+            hidden_sizes,
+            context_size=context_size,
+            transformer=transformer,
+            residual=residual,
+            activation=activation,
+            rngs=rngs,
+        )
+
+    return _flow(event_size, layer, num_layers, base, permutation, standardize_with, rngs)
+
+
+def real_nvp(
+    event_size: int,
+    *,
+    num_layers: int = 8,
+    hidden_sizes: Sequence[int] = (64, 64),
+    context_size: int | None = None,
+    transformer: Transformer | None = None,
+    base: Distribution | None = None,
+    permutation: str = "random",
+    residual: bool = False,
+    activation: str = "silu",
+    standardize_with: Any = None,
+    rngs: nnx.Rngs,
+) -> Flow:
+    r"""RealNVP: half of the vector passes, the other half becomes T(z_b; theta(z_a)), in each layer.
+
+    Source: Dinh et al. 2017, arXiv:1605.08803. Arguments, returns and errors are those of `maf`.
+
+    Cost: one network pass a layer in both directions.
+
+    Example:
+        >>> import flows, jax
+        >>> from flax import nnx
+        >>> flow = flows.real_nvp(1, context_size=2, rngs=nnx.Rngs(0))
+        >>> flow.condition(jax.numpy.ones((5, 2))).sample(seed=jax.random.key(0)).shape
+        (5, 1)
+    """
+
+    def layer(rngs: nnx.Rngs) -> Bijector:
+        return Coupling(
+            event_size,
+            hidden_sizes,
+            context_size=context_size,
+            transformer=transformer,
+            residual=residual,
+            activation=activation,
+            rngs=rngs,
+        )
+
+    return _flow(event_size, layer, num_layers, base, permutation, standardize_with, rngs)
+
+
+def _flow(
+    event_size: int,
+    make_layer: Callable[[nnx.Rngs], Bijector],
+    num_layers: int,
+    base: Distribution | None,
+    permutation: str,
+    standardize_with: Any,
+    rngs: nnx.Rngs,
+) -> Flow:
+    """Stacks permute-then-map layers, and puts the whitening of the data in front."""
+    _checks.positive_int("event_size", event_size)
+    _checks.one_of("permutation", permutation, PERMUTATIONS)
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(f"rngs must be an nnx.Rngs such as nnx.Rngs(0), got {rngs!r}.")
+
+    def permuted_layer(rngs: nnx.Rngs) -> Bijector:
+        permute = (
+            Permutation(event_size, rngs=rngs) if permutation == "random" else Reverse(event_size)
+        )
+        return Chain([make_layer(rngs), permute])
+
+    bijector: Bijector = Stack(permuted_layer, num_layers, rngs=rngs)
+    if standardize_with is not None:
+        bijector = _standardized(bijector, standardize_with)
+    return Flow(StandardNormal(event_size) if base is None else base, bijector)
+
+
+def _standardized(bijector: Bijector, data: Any) -> Bijector:
+    """Whitens the data, and standardises the context where one is given."""
+    x, context = data if isinstance(data, tuple) else (data, None)
+    if context is not None:
+        _checks.context_wanted("standardize_with[1]", True, bijector.context_size)
+        context = _checks.table("standardize_with[1]", context, bijector.context_size)
+        loc, scale = column_moments("standardize_with[1]", context)
+        as_array = lambda moment: jnp.asarray(moment, jnp.result_type(float))
+        bijector = StandardizedContext(bijector, as_array(loc), as_array(scale))
+    x = _checks.table("standardize_with", x, bijector.event_size)
+    return Chain([whitening(np.asarray(x)), bijector])

@@ -1,0 +1,142 @@
+"""The contract of every bijector, stated once."""
+
+import abc
+
+import distrax
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from flows import _checks
+
+
+class Buffer(nnx.Variable):
+    """A constant array: part of a module's state, saved with it, never trained.
+
+    Buffers are floating-point, so that `jax.grad` over a whole flow works; reading one through
+    `constant` stops the gradient, so that it is exactly zero.
+    """
+
+    def constant(self) -> jax.Array:
+        """The array, with its gradient stopped."""
+        return jax.lax.stop_gradient(self[...])
+
+
+class Bijector(nnx.Module, distrax.Bijector):
+    """An invertible map of vectors [..., event_size], both an nnx module and a distrax bijector.
+
+    Every subclass keeps this contract:
+
+    - events are the last axis; all axes before it are batch axes, and log-determinants have the
+      batch shape, broadcast against the batch shape of the context;
+    - learnable arrays are `nnx.Param`, constant ones `Buffer`, everything else is static;
+    - each constructor argument is kept as the attribute of the same name (`flows.save` reads it);
+    - a layer that learns starts at or near the identity.
+
+    Subclasses implement `_forward_and_log_det(x, context)` and `_inverse_and_log_det(y, context)`;
+    the public methods check shapes first.
+
+    Args:
+        event_size: Size of the vectors.
+        context_size: Size of the context vectors, or None if the map takes no context.
+    """
+
+    def __init__(self, event_size: int, context_size: int | None = None):
+        super().__init__(event_ndims_in=1)
+        self.event_size = _checks.positive_int("event_size", event_size)
+        self.context_size = (
+            None
+            if context_size is None
+            else _checks.positive_int("context_size", context_size)
+        )
+
+    @abc.abstractmethod
+    def _forward_and_log_det(
+        self, x: jax.Array, context: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes y = f(x) and log|det J(f)(x)|; x has the full batch shape."""
+
+    @abc.abstractmethod
+    def _inverse_and_log_det(
+        self, y: jax.Array, context: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes x = f^-1(y) and log|det J(f^-1)(y)|; y has the full batch shape."""
+
+    def forward_and_log_det(
+        self, x: jax.Array, context: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes y = f(x; context) and log|det J(f)(x)|.
+
+        Args:
+            x: Points [..., event_size].
+            context: Vectors [..., context_size] whose batch shape broadcasts against that of x.
+
+        Returns:
+            y [..., event_size] and the log-determinants [...].
+
+        Raises:
+            ValueError: The last axis of `x` or `context` has the wrong size, or a context is
+                missing where one is needed or given where none is used.
+        """
+        return self._forward_and_log_det(*self._check("x", x, context))
+
+    def inverse_and_log_det(
+        self, y: jax.Array, context: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array]:
+        """Computes x = f^-1(y; context) and log|det J(f^-1)(y)|; see `forward_and_log_det`."""
+        return self._inverse_and_log_det(*self._check("y", y, context))
+
+    def forward(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        """Computes y = f(x; context)."""
+        return self.forward_and_log_det(x, context)[0]
+
+    def inverse(self, y: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        """Computes x = f^-1(y; context)."""
+        return self.inverse_and_log_det(y, context)[0]
+
+    def forward_log_det_jacobian(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        """Computes log|det J(f)(x)|."""
+        return self.forward_and_log_det(x, context)[1]
+
+    def inverse_log_det_jacobian(self, y: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        """Computes log|det J(f^-1)(y)|."""
+        return self.inverse_and_log_det(y, context)[1]
+
+    def _check(
+        self, name: str, x: jax.Array, context: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Checks sizes and broadcasts x to the batch shape it shares with the context."""
+        x = jnp.asarray(x)
+        if x.ndim < 1 or x.shape[-1] != self.event_size:
+            raise ValueError(
+                f"{name} must have shape [..., {self.event_size}] for {self.name}, "
+                f"got shape {x.shape}."
+            )
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            x = x.astype(jnp.result_type(float))
+        _checks.context_wanted("context", context is not None, self.context_size)
+        if context is None:
+            return x, None
+        context = jnp.asarray(context)
+        if context.ndim < 1 or context.shape[-1] != self.context_size:
+            raise ValueError(
+                f"context must have shape [..., {self.context_size}] for {self.name}, "
+                f"got shape {context.shape}."
+            )
+        batch = jnp.broadcast_shapes(x.shape[:-1], context.shape[:-1])
+        return jnp.broadcast_to(x, (*batch, self.event_size)), context
+
+
+def require_bijector(name: str, value: object) -> None:
+    """Raises unless `value` is a `flows` bijector.
+
+    A raw distrax container is refused here, because `nnx` cannot see the parameters inside one:
+    an optimizer over it would silently train nothing.
+    """
+    if not isinstance(value, Bijector):
+        raise TypeError(
+            f"{name} must be a flows.bijectors.Bijector, got {type(value).__module__}."
+            f"{type(value).__name__}. Inside distrax containers nnx cannot see parameters and "
+            "training would silently do nothing: use flows.bijectors.Chain, flows.bijectors.Inverse "
+            "and flows.Flow, and subclass flows.bijectors.Bijector for a map of your own."
+        )

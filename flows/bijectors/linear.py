@@ -1,0 +1,100 @@
+"""Affine maps of the whole vector."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flows.bijectors.base import Bijector, Buffer
+
+
+class TriangularAffine(Bijector):
+    r"""The map y = loc + L x, with L lower triangular and a positive diagonal.
+
+    With `loc` and `L` the mean and the Cholesky factor of a covariance, it colours white noise.
+    It is kept as the diagonal's logarithm and the strictly lower part of L / diag(L) row by row.
+
+    Args:
+        loc: [event_size].
+        scale_tril: L [event_size, event_size].
+        trainable: Whether `loc` and `L` are parameters (`nnx.Param`) or constants (`Buffer`).
+
+    Cost: D^2 in both directions; the inverse is a triangular solve.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> TriangularAffine(jnp.array([1.0, 0.0]), 2 * jnp.eye(2)).forward(jnp.ones(2)).tolist()
+        [3.0, 2.0]
+    """
+
+    def __init__(self, loc: jax.Array, scale_tril: jax.Array, *, trainable: bool = True):
+        size = jnp.shape(loc)[-1]
+        if jnp.shape(loc) != (size,) or jnp.shape(scale_tril) != (size, size):
+            raise ValueError(
+                "loc and scale_tril must have shapes [D] and [D, D], got "
+                f"{jnp.shape(loc)} and {jnp.shape(scale_tril)}."
+            )
+        super().__init__(size)
+        self.trainable = trainable
+        variable = nnx.Param if trainable else Buffer
+        diagonal = jnp.diagonal(scale_tril)
+        self.loc = variable(jnp.asarray(loc))
+        self.log_diagonal = variable(jnp.log(diagonal))
+        self.lower = variable(jnp.tril(scale_tril / diagonal[:, None], -1))
+
+    @property
+    def scale_tril(self) -> jax.Array:
+        """L [event_size, event_size]."""
+        unit = jnp.tril(self._read(self.lower), -1) + jnp.eye(self.event_size)
+        return jnp.exp(self._read(self.log_diagonal))[:, None] * unit
+
+    def _read(self, variable: nnx.Variable) -> jax.Array:
+        return variable.constant() if isinstance(variable, Buffer) else variable[...]
+
+    def _forward_and_log_det(
+        self, x: jax.Array, context: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        y = self._read(self.loc) + x @ self.scale_tril.T
+        return y, jnp.broadcast_to(self._read(self.log_diagonal).sum(), x.shape[:-1])
+
+    def _inverse_and_log_det(
+        self, y: jax.Array, context: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        centred = (y - self._read(self.loc)).reshape(-1, self.event_size)
+        x = jax.scipy.linalg.solve_triangular(self.scale_tril, centred.T, lower=True).T
+        log_det = -self._read(self.log_diagonal).sum()
+        return x.reshape(y.shape), jnp.broadcast_to(log_det, y.shape[:-1])
+
+
+def whitening(x: np.ndarray) -> TriangularAffine:
+    """The fixed affine map from white noise to the mean and covariance of the rows of x.
+
+    Args:
+        x: Finite data [rows, event_size].
+
+    Raises:
+        ValueError: There are fewer than 2 rows, or a column is constant.
+    """
+    loc, scale = column_moments("standardize_with", x)
+    correlation = ((x - loc) / scale).T @ ((x - loc) / scale) / len(x)
+    # Columns that repeat one another leave the correlation singular: a ridge of 1e-6 keeps the
+    # map invertible in float32, and the layers behind it learn what it leaves.
+    factor = np.linalg.cholesky(correlation + 1e-6 * np.eye(len(loc)))
+    dtype = jnp.result_type(float)
+    return TriangularAffine(
+        jnp.asarray(loc, dtype), jnp.asarray(scale[:, None] * factor, dtype), trainable=False
+    )
+
+
+def column_moments(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column of x, in float64; constant columns raise."""
+    x = np.asarray(x, dtype=np.float64)
+    if len(x) < 2:
+        raise ValueError(f"{name} must have at least 2 rows, got {len(x)}.")
+    constant = np.flatnonzero(x.max(axis=0) == x.min(axis=0))
+    if constant.size:
+        raise ValueError(
+            f"{name} is constant in column {constant[0]} ({constant.size} such columns): it has no "
+            "density. Drop these columns."
+        )
+    return x.mean(axis=0), x.std(axis=0)

@@ -1,0 +1,6 @@
+"""Networks that turn the known coordinates, and a context, into a transformer's parameters."""
+
+from flows.conditioners.masked import MaskedMLP
+from flows.conditioners.mlp import MLP, Linear
+
+__all__ = ["MLP", "Linear", "MaskedMLP"]

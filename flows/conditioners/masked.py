@@ -1,0 +1,76 @@
+"""The masked multilayer perceptron (MADE): the conditioner of autoregressive bijectors."""
+
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from flax import nnx
+
+from flows.conditioners.mlp import MLP
+
+
+class MaskedMLP(MLP):
+    r"""An MLP [..., D] -> [..., D, P] whose output i depends on inputs 0 .. i-1 only.
+
+    Input i has degree i + 1; a hidden unit of degree m sees the units before it of degree <= m;
+    output i sees the hidden units of degree <= i. The context has degree 0: all may see it.
+    Hidden units are sorted by degree, so every masked weight matrix is block triangular.
+
+    Source: Germain et al. 2015, MADE, arXiv:1502.03509 (masks); Nash & Durkan 2019,
+    arXiv:1904.05626 (residual blocks that keep the degrees).
+
+    Args:
+        event_size: D, the number of coordinates.
+        num_params: P, the number of outputs for each coordinate.
+        hidden_sizes: Width of each hidden layer; any widths, also below D.
+        context_size: Size of the context, or None for no context.
+        residual: As in `MLP`.
+        activation: As in `MLP`.
+        rngs: Source of the initial weights.
+
+    Cost: one pass, parallel over batch and coordinates.
+    """
+
+    def __init__(
+        self,
+        event_size: int,
+        num_params: int,
+        hidden_sizes: Sequence[int] = (64, 64),
+        *,
+        context_size: int | None = None,
+        residual: bool = False,
+        activation: str = "silu",
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            event_size,
+            event_size * num_params,
+            hidden_sizes,
+            context_size=context_size,
+            residual=residual,
+            activation=activation,
+            rngs=rngs,
+        )
+        self.event_size = event_size
+        self.num_params = num_params
+
+    def degrees(self) -> list[np.ndarray]:
+        """The degrees of the inputs, of each hidden layer's units and of the outputs, sorted."""
+        size = self.event_size
+        lowest = 0 if self.context_size or size == 1 else 1  # degree 0 sees the context alone
+        inputs = np.arange(1, size + 1)
+        hidden = [lowest + np.arange(n) * (size - lowest) // n for n in self.hidden_sizes]
+        outputs = np.repeat(np.arange(size), self.num_params)
+        return [inputs, *hidden, outputs]
+
+    def masks(self) -> list[np.ndarray]:
+        """The mask [fan_in, fan_out] of each layer: true where the degree does not fall."""
+        degrees = self.degrees()
+        return [
+            before[:, None] <= after for before, after in zip(degrees, degrees[1:], strict=False)
+        ]
+
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        """Maps x [..., D] (and context [..., context_size]) to parameters [..., D, P]."""
+        out = super().__call__(x, context)
+        return out.reshape(*out.shape[:-1], self.event_size, self.num_params)

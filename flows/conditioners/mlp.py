@@ -1,0 +1,109 @@
+"""The plain multilayer perceptron: the conditioner of couplings."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from flows import _checks
+
+ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu, "tanh": jnp.tanh}
+
+
+class Linear(nnx.Module):
+    """An affine map x W + b, with an optional mask on W.
+
+    Args:
+        in_size: Size of the last axis of the input; 0 leaves just the bias.
+        out_size: Size of the last axis of the output.
+        scale: Gain of the initial weights, which have variance `scale**2 / in_size`.
+        use_bias: Whether to add b, which starts at 0.
+        rngs: Source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        *,
+        scale: float = 1.0,
+        use_bias: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        stddev = scale / np.sqrt(max(in_size, 1))
+        self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (in_size, out_size)))
+        self.bias = nnx.Param(jnp.zeros(out_size)) if use_bias else None
+
+    def __call__(self, x: jax.Array, mask: np.ndarray | None = None) -> jax.Array:
+        kernel = self.kernel[...]
+        y = x @ (kernel if mask is None else jnp.where(mask, kernel, 0))
+        return y if self.bias is None else y + self.bias[...]
+
+
+class MLP(nnx.Module):
+    """A multilayer perceptron [..., in_size] -> [..., out_size] that may also see a context.
+
+    The last layer starts small, so that the bijector it steers starts near the identity.
+
+    Args:
+        in_size: Size of the input; 0 is allowed (the output then depends on the context alone).
+        out_size: Size of the output.
+        hidden_sizes: Width of each hidden layer.
+        context_size: Size of the context, or None for no context.
+        residual: Each hidden layer after the first adds to its input, h + W a(h), instead of
+            replacing it (needs equal hidden sizes; He et al. 2016, arXiv:1603.05027).
+        activation: One of "relu", "gelu", "silu", "tanh".
+        rngs: Source of the initial weights.
+
+    Cost: one pass, parallel over the batch.
+    """
+
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        hidden_sizes: Sequence[int] = (64, 64),
+        *,
+        context_size: int | None = None,
+        residual: bool = False,
+        activation: str = "silu",
+        rngs: nnx.Rngs,
+    ):
+        sizes = tuple(_checks.positive_int("hidden_sizes", size) for size in hidden_sizes)
+        if not sizes:
+            raise ValueError("hidden_sizes must name at least one hidden layer, got none.")
+        if residual and len(set(sizes)) > 1:
+            raise ValueError(f"residual=True needs equal hidden_sizes, got {sizes}.")
+        self.in_size = in_size
+        self.out_size = out_size
+        self.hidden_sizes = sizes
+        self.context_size = context_size
+        self.residual = residual
+        self.activation = _checks.one_of("activation", activation, ACTIVATIONS)
+        self.layers = nnx.List(
+            Linear(fan_in, fan_out, scale=gain, rngs=rngs)
+            for fan_in, fan_out, gain in zip(
+                (in_size, *sizes), (*sizes, out_size), (*[1.0] * len(sizes), 1e-2), strict=True
+            )
+        )
+        self.embed = (
+            Linear(context_size, sizes[0], use_bias=False, rngs=rngs) if context_size else None
+        )
+
+    def masks(self) -> Sequence[np.ndarray | None]:
+        """The mask of each layer's weights; None lets everything through."""
+        return [None] * len(self.layers)
+
+    def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
+        """Maps x [..., in_size] (and context [..., context_size]) to [..., out_size]."""
+        act = ACTIVATIONS[self.activation]
+        (first, *hidden, last), masks = self.layers, self.masks()
+        h = first(x, masks[0])
+        if self.embed is not None:
+            h = h + self.embed(context)
+        for layer, mask in zip(hidden, masks[1:-1], strict=True):
+            update = layer(act(h), mask)
+            h = h + update if self.residual else update
+        return last(act(h), masks[-1])

@@ -1,0 +1,6 @@
+"""Distributions: flows and their bases, each an nnx module and a distrax distribution."""
+
+from flows.distributions.bases import DiagonalNormal, Distribution, StandardNormal, StudentT
+from flows.distributions.flow import Flow
+
+__all__ = ["DiagonalNormal", "Distribution", "Flow", "StandardNormal", "StudentT"]
