@@ -1,6 +1,35 @@
 """flows: normalizing flows in JAX that are distrax distributions and flax.nnx modules."""
 
 from flows import bijectors, conditioners, distributions, divergences, training
+from flows._version import __version__
 from flows.architectures import iaf, maf, real_nvp
 from flows.density import FitResult, fit
+from flows.distillation import DistillReport, DistillResult, distill
 from flows.distributions import DiagonalNormal, Flow, StandardNormal, StudentT
+from flows.serialization import load, save
+from flows.variational import Posterior, fit_posterior
+
+__all__ = [
+    "DiagonalNormal",
+    "DistillReport",
+    "DistillResult",
+    "FitResult",
+    "Flow",
+    "Posterior",
+    "StandardNormal",
+    "StudentT",
+    "__version__",
+    "bijectors",
+    "conditioners",
+    "distill",
+    "distributions",
+    "divergences",
+    "fit",
+    "fit_posterior",
+    "iaf",
+    "load",
+    "maf",
+    "real_nvp",
+    "save",
+    "training",
+]

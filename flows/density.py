@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from flows import _checks
-from flows.distributions import Flow
+from flows.distributions import Flow, require_flow
 from flows.training import adam, train
 
 
@@ -95,15 +95,16 @@ def fit(
     _checks.positive_int("max_epochs", max_epochs)
     if patience is not None:
         _checks.positive_int("patience", patience)
+    num_steps = max_epochs * (num_rows // batch_size)
     result = train(
         flow,
         negative_log_likelihood,
         data,
         validation=held_out,
         key=train_key,
-        optimizer=optimizer or adam(max_epochs * (num_rows // batch_size), 3e-3),
+        optimizer=optimizer or adam(num_steps, 3e-3),
         batch_size=batch_size,
-        num_epochs=max_epochs,
+        num_steps=num_steps,
         patience=patience if held_out is not None else None,
         progress=progress,
     )
@@ -116,16 +117,6 @@ def negative_log_likelihood(flow: Flow, batch: Any, key: jax.Array) -> jax.Array
     x, context, weights = batch
     loss = -(flow if context is None else flow.condition(context)).log_prob(x)
     return loss if weights is None else weights * loss
-
-
-def require_flow(name: str, value: Any) -> None:
-    """Raises unless `value` is a flow, whose parameters training can see."""
-    if not isinstance(value, Flow):
-        raise TypeError(
-            f"{name} must be a flows.Flow, got {type(value).__module__}.{type(value).__name__}. "
-            "Inside raw distrax objects nnx cannot see parameters and training would silently do "
-            "nothing: use flows.Flow(base, bijector)."
-        )
 
 
 def _dataset(prefix: str, flow: Flow, x: Any, context: Any, weights: Any = None):

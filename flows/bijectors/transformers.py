@@ -50,7 +50,7 @@ class Affine(Transformer):
 
     num_params = 2
 
-    def __init__(self, max_log_scale: float = 7.0):
+    def __init__(self, max_log_scale: float = 3.0):
         if not max_log_scale > 0:
             raise ValueError(f"max_log_scale must be positive, got {max_log_scale!r}.")
         self.max_log_scale = float(max_log_scale)

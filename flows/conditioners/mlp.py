@@ -11,6 +11,14 @@ from flows import _checks
 
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu, "tanh": jnp.tanh}
 
+INPUT_SCALE = 5.0
+"""Networks see INPUT_SCALE * asinh(x / INPUT_SCALE): x near the data, its logarithm far away.
+
+Without it the maps of sharp flows grow without bound outside the data: on the galaxy catalogue
+3 draws in 10,000 left it by far, and KL(teacher || student) of a distillation was 1e4 nats
+instead of 0.35, for 0.1 nats of likelihood.
+"""
+
 
 class Linear(nnx.Module):
     """An affine map x W + b, with an optional mask on W.
@@ -100,7 +108,7 @@ class MLP(nnx.Module):
         """Maps x [..., in_size] (and context [..., context_size]) to [..., out_size]."""
         act = ACTIVATIONS[self.activation]
         (first, *hidden, last), masks = self.layers, self.masks()
-        h = first(x, masks[0])
+        h = first(INPUT_SCALE * jnp.arcsinh(x / INPUT_SCALE), masks[0])
         if self.embed is not None:
             h = h + self.embed(context)
         for layer, mask in zip(hidden, masks[1:-1], strict=True):

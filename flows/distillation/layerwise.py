@@ -53,15 +53,19 @@ def _parts(bijector: Bijector) -> list[Bijector]:
 
 
 def iaf_twin(bijector: Bijector, rngs: nnx.Rngs) -> Bijector:
-    """A copy with each MAF layer replaced by a fresh IAF layer, and all else kept."""
+    """A copy with each MAF layer replaced by a fresh IAF layer, and all else kept.
+
+    The IAF networks are twice as deep, and residual where the hidden sizes are equal: an IAF
+    network has to compose over the coordinates what a MAF network reads off the data.
+    """
     if is_maf_layer(bijector):
         layer = bijector.bijector
         return MaskedAutoregressive(
             layer.event_size,
-            layer.hidden_sizes,
+            2 * layer.hidden_sizes,
             context_size=layer.context_size,
             transformer=layer.transformer.transformer,
-            residual=layer.residual,
+            residual=len(set(layer.hidden_sizes)) == 1,
             activation=layer.activation,
             rngs=rngs,
         )

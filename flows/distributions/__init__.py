@@ -1,6 +1,6 @@
 """Distributions: flows and their bases, each an nnx module and a distrax distribution."""
 
 from flows.distributions.bases import DiagonalNormal, Distribution, StandardNormal, StudentT
-from flows.distributions.flow import Flow
+from flows.distributions.flow import Flow, require_flow
 
-__all__ = ["DiagonalNormal", "Distribution", "Flow", "StandardNormal", "StudentT"]
+__all__ = ["DiagonalNormal", "Distribution", "Flow", "StandardNormal", "StudentT", "require_flow"]

@@ -119,6 +119,16 @@ class Flow(Distribution):
         return _monte_carlo_kl(self, other_dist, **kwargs)
 
 
+def require_flow(name: str, value: Any) -> None:
+    """Raises unless `value` is a flow, whose parameters training can see."""
+    if not isinstance(value, Flow):
+        raise TypeError(
+            f"{name} must be a flows.Flow, got {type(value).__module__}.{type(value).__name__}. "
+            "Inside raw distrax objects nnx cannot see parameters and training would silently do "
+            "nothing: use flows.Flow(base, bijector)."
+        )
+
+
 def _monte_carlo_kl(p: Any, q: Any, name: str | None = None, **kwargs: Any) -> jax.Array:
     del name  # tfp passes it to every rule
     return kl(p, q, **({"key": jax.random.key(0)} | kwargs)).value

@@ -68,8 +68,7 @@ def train(
     key: jax.Array,
     optimizer: optax.GradientTransformation,
     batch_size: int | None = None,
-    num_steps: int | None = None,
-    num_epochs: int = 1,
+    num_steps: int,
     patience: int | None = None,
     progress: bool = True,
 ) -> TrainingResult:
@@ -88,8 +87,7 @@ def train(
         key: Random key.
         optimizer: Any optax optimizer.
         batch_size: Rows in a batch; each epoch leaves out the remainder of its shuffle.
-        num_steps: Steps in an epoch when there is no `data`.
-        num_epochs: Largest number of epochs.
+        num_steps: Largest number of steps. Without `data` they make one epoch.
         patience: Stop after this many epochs without a better validation loss; None for never.
         progress: Whether to show a bar (only where stderr is a terminal).
 
@@ -97,6 +95,7 @@ def train(
         NonFiniteError: Every step of a chunk failed; the exception carries the best module.
     """
     steps = num_steps if data is None else len(jax.tree.leaves(data)[0]) // batch_size
+    num_epochs = -(-num_steps // steps)
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)
     if jax.tree_util.all_leaves([objective]):
         objective = jax.tree_util.Partial(objective)
@@ -116,16 +115,15 @@ def train(
         chosen = state.params if best is None else best
         return nnx.merge(graphdef, chosen, rest)
 
-    chunk = 10
-    bar = tqdm(total=num_epochs * steps, disable=None if progress else True, unit="step")
+    chunk, num_skipped = 10, 0
+    bar = tqdm(total=num_steps, disable=None if progress else True, unit="step")
     try:
         for epoch in range(num_epochs):
             epoch_key = jax.random.fold_in(key, epoch)
             order = None if data is None else _shuffle(epoch_key, data)
-            start = 0
-            while start < steps:
-                stop, before, clock = min(start + chunk, steps), state.num_skipped, time.monotonic()
-                before = int(before)
+            start, end = 0, min(steps, num_steps - epoch * steps)
+            while start < end:
+                stop, before, clock = min(start + chunk, end), num_skipped, time.monotonic()
                 state = run(state, start, stop, graphdef, rest, objective, data, order, epoch_key)
                 num_skipped = int(state.num_skipped)  # waits for the chunk
                 if num_skipped - before == stop - start:
@@ -139,7 +137,7 @@ def train(
                 rate = (stop - start) / max(time.monotonic() - clock, 1e-6)
                 bar.update(stop - start)
                 start, chunk = stop, max(1, int(SECONDS_PER_CHUNK * rate))
-            losses.append(np.asarray(state.losses))
+            losses.append(np.asarray(state.losses)[:end])
             history["train"].append(float(np.mean(losses[-1], where=np.isfinite(losses[-1]))))
             shown = {"train": f"{history['train'][-1]:.4f}"}
             if validation is not None:
@@ -157,7 +155,6 @@ def train(
         stop_reason = "interrupted"
     finally:
         bar.close()
-    num_skipped = int(state.num_skipped)
     if num_skipped:
         warnings.warn(
             f"{num_skipped} training steps had a non-finite loss or gradient and were skipped.",

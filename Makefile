@@ -1,0 +1,39 @@
+# Needs Python 3.11 or newer, make and a network; everything else goes into .venv.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-all check format benchmarks clean
+
+demo: $(VENV)/.plots
+	$(BIN)/python examples/distill_maf_into_iaf.py
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n auto
+
+test-all: $(VENV)/.test
+	$(BIN)/python -m pytest -n auto -m ""
+
+check: $(VENV)/.test $(VENV)/.check
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --doctest-modules flows
+
+format: $(VENV)/.check
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+benchmarks: $(VENV)/.plots
+	$(BIN)/python benchmarks/import_time.py
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("flows needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": try make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[$*]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) figures .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,111 @@
+"""Figures for looking at fits. Needs the extra `plots` (matplotlib)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+try:
+    import matplotlib.pyplot as plt
+    from matplotlib.figure import Figure
+except ImportError as error:  # pragma: no cover
+    raise ImportError(
+        'flows.plotting needs matplotlib: pip install "flows-jax[plots]".'
+    ) from error
+
+COLOURS = ("#1b4f72", "#d35400", "#1e8449")
+
+
+def corner(
+    samples: Mapping[str, Any], names: Sequence[str] | None = None, *, num_bins: int = 40
+) -> Figure:
+    """Corner plot that lays several sets of points over one another.
+
+    Args:
+        samples: Points [n, D] by their label; the ranges are those of the first set.
+        names: Names of the D coordinates.
+        num_bins: Histogram bins along each axis.
+
+    Returns:
+        The figure: histograms on the diagonal, contours holding 39 % and 86 % (one and two
+        sigma of a plane normal) of the points below it.
+    """
+    sets = {label: np.asarray(points) for label, points in samples.items()}
+    first = next(iter(sets.values()))
+    size = first.shape[1]
+    names = [f"x{i}" for i in range(size)] if names is None else list(names)
+    edges = [np.linspace(*np.quantile(first[:, i], [0.001, 0.999]), num_bins) for i in range(size)]
+    figure, axes = plt.subplots(size, size, figsize=(1.6 * size, 1.6 * size), squeeze=False)
+    for row in range(size):
+        for column in range(size):
+            axis = axes[row, column]
+            axis.set_visible(column <= row)
+            axis.tick_params(labelsize=6)
+            axis.set_xlim(edges[column][[0, -1]])
+            if row < size - 1:
+                axis.set_xticklabels([])
+            if column or not row:
+                axis.set_yticklabels([])
+            for (label, points), colour in zip(sets.items(), COLOURS, strict=False):
+                if row == column:
+                    axis.hist(
+                        points[:, row], edges[row], density=True, histtype="step",
+                        color=colour, label=label,
+                    )  # fmt: skip
+                elif column < row:
+                    _contours(
+                        axis, points[:, column], points[:, row], edges[column], edges[row], colour
+                    )
+        axes[size - 1, row].set_xlabel(names[row])
+        if row:
+            axes[row, 0].set_ylabel(names[row])
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="upper right", fontsize=11)
+    figure.subplots_adjust(0.08, 0.07, 0.98, 0.98, wspace=0.08, hspace=0.08)
+    return figure
+
+
+def _contours(axis, x, y, x_edges, y_edges, colour) -> None:
+    counts = np.histogram2d(x, y, (x_edges, y_edges))[0].T
+    padded = np.pad(counts, 1, mode="edge")
+    smooth = sum(  # 3 x 3 binomial filter
+        weight_y * weight_x * padded[j : j + counts.shape[0], i : i + counts.shape[1]]
+        for j, weight_y in enumerate((0.25, 0.5, 0.25))
+        for i, weight_x in enumerate((0.25, 0.5, 0.25))
+    )
+    ordered = np.sort(smooth.ravel())[::-1]
+    cumulative = np.cumsum(ordered) / max(ordered.sum(), 1)
+    levels = np.unique([ordered[np.searchsorted(cumulative, share)] for share in (0.865, 0.393)])
+    centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
+    axis.contour(*centres, smooth, levels=levels, colors=colour, linewidths=0.9)
+    axis.set_ylim(y_edges[[0, -1]])
+
+
+def losses(histories: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """Loss curves, one panel for each history.
+
+    Args:
+        histories: Histories by title, such as `{"MAF": result.history}`; each holds curves by
+            name. Long curves (one value a step) are smoothed by a running median.
+
+    Returns:
+        The figure.
+    """
+    figure, axes = plt.subplots(
+        1, len(histories), figsize=(4.2 * len(histories), 3.2), squeeze=False
+    )
+    for axis, (title, curves) in zip(axes[0], histories.items(), strict=True):
+        for (name, values), colour in zip(curves.items(), COLOURS, strict=False):
+            values = np.asarray(values)
+            width = max(1, len(values) // 200)
+            blocks = values[: len(values) // width * width].reshape(-1, width)
+            axis.plot(width * (np.arange(len(blocks)) + 1), np.nanmedian(blocks, 1), color=colour,
+                      label=name)  # fmt: skip
+            shown = np.nanmedian(blocks, 1)
+            if len(shown) > 10 and (shown > 0).all() and shown.max() > 30 * shown.min():
+                axis.set_yscale("log")
+        axis.set_title(title, fontsize=10)
+        axis.set_xlabel("epoch" if len(values) < 500 else "step")
+        axis.set_ylabel("loss in nats")
+        axis.legend(fontsize=8, frameon=False)
+    figure.tight_layout()
+    return figure

@@ -1,0 +1,185 @@
+"""Saving and loading: one file with the recipe of the flow, its arrays and the version.
+
+The file is a NumPy `.npz` archive (no pickle, so that loading runs no foreign code). Its entry
+"recipe" is JSON: the class and the constructor arguments of every part, which each part keeps as
+attributes of the same names. The other entries are the arrays, by their path in the flow.
+"""
+
+import inspect
+import json
+import os
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+
+from flows import bijectors, distributions
+from flows._version import __version__
+from flows.bijectors import Stack
+from flows.distributions import Flow, require_flow
+
+FORMAT = "flows-jax"
+FORMAT_VERSION = 1
+
+
+def save(path: str | os.PathLike, flow: Flow) -> None:
+    """Writes a flow to one file: architecture, arguments, version and arrays.
+
+    The file is written beside `path` first and then moved there, so that an interrupted save
+    never leaves half a file. Parts of your own are saved too, if they keep each constructor
+    argument as the attribute of the same name; import them before loading.
+
+    Args:
+        path: Where to write; the usual ending is `.npz`.
+        flow: The flow.
+
+    Raises:
+        TypeError: `flow` is no flow, or a constructor argument cannot be written down.
+
+    Example:
+        >>> import flows, tempfile, pathlib
+        >>> from flax import nnx
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "flow.npz"
+        >>> flows.save(path, flows.maf(2, num_layers=1, rngs=nnx.Rngs(0)))
+        >>> flows.load(path).event_shape
+        (2,)
+    """
+    require_flow("flow", flow)
+    header = {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "version": __version__,
+        "flow": _recipe(flow, "flow"),
+    }
+    arrays = {name: np.asarray(value) for name, value in _arrays(flow).items()}
+    path = Path(path)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            np.savez(file, recipe=np.array(json.dumps(header)), **arrays)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load(path: str | os.PathLike) -> Flow:
+    """Reads a flow written by `save`; no template is needed.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The flow, with equal arrays (float64 ones become float32 unless `jax_enable_x64` is set).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is damaged, not written by `flows.save`, or does not fit this version.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(str(arrays.pop("recipe")))
+    except FileNotFoundError:
+        raise
+    except (ValueError, KeyError, EOFError, OSError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is damaged or was not written by flows.save: {error}") from error
+    if not isinstance(header, dict) or header.get("format") != FORMAT:
+        raise ValueError(f"{path} was not written by flows.save.")
+    if header["format_version"] > FORMAT_VERSION:
+        raise ValueError(
+            f"{path} was written by flows-jax {header['version']}, in a newer format than this "
+            "version reads: upgrade flows-jax."
+        )
+    try:
+        flow = nnx.eval_shape(lambda: _build(header["flow"]))
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} does not fit this version of flows-jax: {error}") from error
+    wanted = {name: tuple(spec.shape) for name, spec in _arrays(flow).items()}
+    found = {name: array.shape for name, array in arrays.items()}
+    if wanted != found:
+        differ = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
+        raise ValueError(
+            f"{path} does not hold the arrays its recipe needs; {len(differ)} differ, "
+            f"the first is {differ[0]}."
+        )
+    leaves = [jax.numpy.asarray(arrays[name]) for name in wanted]
+    return jax.tree.unflatten(jax.tree.structure(flow), leaves)
+
+
+def _arrays(flow: Flow) -> dict[str, Any]:
+    """The leaves of a flow by their paths, such as "bijector/layers/bijectors/0/..."."""
+
+    def name(path: tuple) -> str:
+        keys = [getattr(k, "name", getattr(k, "key", getattr(k, "idx", None))) for k in path]
+        return "/".join(str(key) for key in keys if key != "value")
+
+    return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(flow)}
+
+
+def _recipe(value: Any, name: str) -> Any:
+    """Writes a constructor argument as JSON."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, nnx.Variable | jax.Array | np.ndarray):
+        return {"array": list(value.shape), "dtype": str(value.dtype)}
+    if isinstance(value, tuple | list | nnx.List):
+        return {"list": [_recipe(item, f"{name}[{i}]") for i, item in enumerate(value)]}
+    if isinstance(value, Stack):
+        return {"stack": _recipe(value.layers, f"{name}.layers"), "num_layers": value.num_layers}
+    if isinstance(value, nnx.Module):
+        parameters = inspect.signature(type(value).__init__).parameters
+        missing = [p for p in parameters if p not in ("self", "rngs") and not hasattr(value, p)]
+        if missing:
+            raise TypeError(
+                f"{name} cannot be saved: {type(value).__name__} does not keep its constructor "
+                f"arguments {missing} as attributes."
+            )
+        return {
+            "class": _class_name(type(value)),
+            "rngs": "rngs" in parameters,
+            "arguments": {
+                p: _recipe(getattr(value, p), f"{name}.{p}")
+                for p in parameters
+                if p not in ("self", "rngs")
+            },
+        }
+    raise TypeError(f"{name} cannot be saved: it is a {type(value).__name__}.")
+
+
+def _build(recipe: Any) -> Any:
+    """Calls the constructors of a recipe; the values of arrays are left to be filled in."""
+    if not isinstance(recipe, dict):
+        return recipe
+    if "array" in recipe:
+        return jax.numpy.zeros(recipe["array"], recipe["dtype"])
+    if "list" in recipe:
+        return tuple(_build(item) for item in recipe["list"])
+    if "stack" in recipe:
+        return Stack(
+            lambda rngs: _build(recipe["stack"]), recipe["num_layers"], rngs=nnx.Rngs(0)
+        )
+    arguments = {name: _build(value) for name, value in recipe["arguments"].items()}
+    if recipe["rngs"]:
+        arguments["rngs"] = nnx.Rngs(0)
+    return _find_class(recipe["class"])(**arguments)
+
+
+def _class_name(cls: type) -> str:
+    for package in (bijectors, distributions):
+        if getattr(package, cls.__name__, None) is cls:
+            return f"{package.__name__}.{cls.__name__}"
+    return f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _find_class(name: str) -> type:
+    module, _, qualname = name.rpartition(".")
+    if module not in sys.modules:
+        raise TypeError(f"{name} is not known: import {module} first.")
+    cls = getattr(sys.modules[module], qualname)
+    if not (isinstance(cls, type) and issubclass(cls, nnx.Module)):
+        raise TypeError(f"{name} is not an nnx.Module.")
+    return cls

@@ -1,0 +1,89 @@
+"""Where to start: the best Gaussian among Laplace fits at several modes, and N(0, I)."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from flows.bijectors import TriangularAffine
+
+NUM_STARTS = 16
+NUM_ITERATIONS = 200
+NUM_DRAWS = 256  # to compare the candidates' ELBOs
+
+
+def laplace_start(
+    log_density: Callable[[jax.Array], jax.Array], event_size: int, key: jax.Array
+) -> TriangularAffine:
+    r"""A learnable affine map from N(0, I) to a Gaussian near the target.
+
+    L-BFGS runs from several starts at once; at each end point the Gaussian
+    N(mode, (-Hessian)^-1) is a candidate, and N(0, I) is one more. The one with the highest ELBO
+    wins, so that a run-away mode or a singular Hessian does no harm.
+
+    Args:
+        log_density: log p of one point [D], up to a constant.
+        event_size: D.
+        key: Random key.
+
+    Raises:
+        ValueError: The target is not finite at any of the starts.
+
+    Cost: a few thousand evaluations of the target, D + 1 gradients for each Hessian.
+    """
+    start_key, draw_key = jax.random.split(key)
+    starts = jax.random.normal(start_key, (NUM_STARTS, event_size))
+    starts = starts.at[0].set(0.0)
+    draws = jax.random.normal(draw_key, (NUM_DRAWS, event_size))
+
+    def candidate(start: jax.Array) -> tuple[jax.Array, jax.Array]:
+        mode = _climb(log_density, start)
+        eigenvalues, vectors = jnp.linalg.eigh(-jax.hessian(log_density)(mode))
+        curvature = jnp.maximum(jnp.abs(eigenvalues), 1e-6 * jnp.abs(eigenvalues).max() + 1e-12)
+        covariance = (vectors / curvature) @ vectors.T
+        return mode, jnp.linalg.cholesky(covariance)
+
+    def elbo(loc: jax.Array, scale_tril: jax.Array) -> jax.Array:
+        entropy = jnp.log(jnp.diagonal(scale_tril)).sum()
+        value = jax.vmap(log_density)(loc + draws @ scale_tril.T).mean() + entropy
+        return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+
+    @jax.jit
+    def search() -> tuple[jax.Array, jax.Array, jax.Array]:
+        locs, scales = jax.vmap(candidate)(starts)
+        locs = jnp.concatenate([jnp.zeros((1, event_size)), locs])
+        scales = jnp.concatenate([jnp.eye(event_size)[None], scales])
+        elbos = jax.vmap(elbo)(locs, scales)
+        best = elbos.argmax()
+        return elbos[best], locs[best], scales[best]
+
+    value, loc, scale_tril = search()
+    if not jnp.isfinite(value):
+        raise ValueError(
+            "target is not finite around any of the starting points: check that it is a log "
+            f"density on all of R^{event_size} (constrained parameters need a change of variables)."
+        )
+    return TriangularAffine(loc, scale_tril)
+
+
+def _climb(log_density: Callable[[jax.Array], jax.Array], start: jax.Array) -> jax.Array:
+    """Runs L-BFGS uphill from `start` and returns the best point it saw."""
+    solver = optax.lbfgs()
+
+    def loss(x: jax.Array) -> jax.Array:
+        return -log_density(x)
+
+    value_and_grad = optax.value_and_grad_from_state(loss)
+
+    def step(carry, _):
+        x, state, best, best_value = carry
+        value, grad = value_and_grad(x, state=state)
+        better = value < best_value
+        best, best_value = jnp.where(better, x, best), jnp.where(better, value, best_value)
+        updates, state = solver.update(grad, state, x, value=value, grad=grad, value_fn=loss)
+        return (optax.apply_updates(x, updates), state, best, best_value), None
+
+    init = (start, solver.init(start), start, jnp.inf)
+    (_, _, best, _), _ = jax.lax.scan(step, init, length=NUM_ITERATIONS)
+    return best

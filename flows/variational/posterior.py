@@ -1,0 +1,164 @@
+"""Variational inference: a flow as a posterior, by the reverse-KL ELBO."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+
+from flows import _checks
+from flows.architectures import real_nvp
+from flows.bijectors import Chain
+from flows.distributions import Flow, require_flow
+from flows.training import adam, train
+from flows.variational.diagnostics import Diagnostics, diagnose
+from flows.variational.laplace import laplace_start
+from flows.variational.objectives import reverse_kl
+
+NUM_DIAGNOSTIC_DRAWS = 10_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Posterior:
+    """A fitted variational posterior.
+
+    Attributes:
+        flow: q, a distribution on R^D.
+        history: {"elbo": ...}, the ELBO estimate of every step in nats (NaN where a step was
+            skipped).
+        diagnostics: ELBO, log evidence, effective sample size and k-hat on fresh draws.
+        stop_reason: "finished" or "interrupted" (Ctrl-C).
+        num_skipped: Steps skipped because their loss or gradient was not finite.
+    """
+
+    flow: Flow
+    history: dict[str, np.ndarray]
+    diagnostics: Diagnostics
+    stop_reason: str
+    num_skipped: int
+
+    def sample(self, key: jax.Array, n: int) -> jax.Array:
+        """n draws [n, D]."""
+        return self.flow.sample(seed=key, sample_shape=(n,))
+
+    def log_prob(self, theta: jax.Array) -> jax.Array:
+        """Log density of q at theta [..., D]."""
+        return self.flow.log_prob(theta)
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["target"], meta_fields=["num_samples"]
+)
+@dataclasses.dataclass(frozen=True)
+class _NegativeELBO:
+    target: Callable[[jax.Array], jax.Array]
+    num_samples: int
+
+    def __call__(self, flow: Flow, batch: None, key: jax.Array) -> jax.Array:
+        return reverse_kl(flow, jax.vmap(self.target), key, (self.num_samples,))
+
+
+def fit_posterior(
+    target: Callable[[jax.Array], jax.Array],
+    *,
+    event_size: int | None = None,
+    flow: Flow | None = None,
+    key: jax.Array,
+    num_steps: int = 3000,
+    num_samples: int = 128,
+    optimizer: optax.GradientTransformation | None = None,
+    progress: bool = True,
+) -> Posterior:
+    r"""Fits q to a log density by maximising the ELBO, E_q[log p(theta) - log q(theta)].
+
+    Without a `flow`, coordinates are first whitened by the best of several Laplace fits, as a
+    learnable affine layer, with a RealNVP behind it; raw coordinates make most posteriors fail.
+    Gradients are path gradients (Roeder et al. 2017, arXiv:1703.09194).
+
+    Args:
+        target: Log density of one point theta [D], up to a constant, on all of R^D: a
+            differentiable JAX function. Constrained parameters need a change of variables with
+            its log-Jacobian added.
+        event_size: D; needed without a `flow`.
+        flow: q to start from, unconditional; it is not changed.
+        key: Random key.
+        num_steps: Optimiser steps.
+        num_samples: Draws from q in each step.
+        optimizer: Any optax optimizer; by default Adam with warm-up to 2e-3, cosine decay to
+            zero and gradient-norm clipping.
+        progress: Whether to show a progress bar (only on a terminal).
+
+    Returns:
+        A `Posterior`. Look at its `.diagnostics` before using it: they say when not to.
+
+    Raises:
+        TypeError: `target` is not callable, or `flow` is not a flow.
+        ValueError: `target` does not return a scalar or is nowhere finite; sizes do not agree.
+        flows.training.NonFiniteError: The optimisation diverged; `.module` is the last flow.
+
+    Cost: in each step, the target and its gradient at `num_samples` points, and one pass of the
+    flow in each direction: cheap for `flows.real_nvp`, event_size network passes in one direction
+    for `flows.maf` and `flows.iaf`.
+
+    Example:
+        >>> import flows, jax, jax.numpy as jnp
+        >>> posterior = flows.fit_posterior(
+        ...     lambda theta: -0.5 * jnp.sum(theta**2),
+        ...     event_size=2, key=jax.random.key(0), num_steps=10, progress=False)
+        >>> posterior.sample(jax.random.key(1), 5).shape
+        (5, 2)
+    """
+    if not callable(target):
+        raise TypeError(f"target must be a callable log density, got {target!r}.")
+    if flow is not None:
+        require_flow("flow", flow)
+        _checks.context_wanted("flow.condition(context)", False, flow.context_size)
+        if event_size not in (None, flow.event_size):
+            raise ValueError(f"event_size is {event_size}, but flow has {flow.event_size}.")
+        event_size = flow.event_size
+    if event_size is None:
+        raise ValueError("event_size is needed: pass event_size=D, or a flow.")
+    _checks.positive_int("event_size", event_size)
+    _checks.positive_int("num_steps", num_steps)
+    _checks.positive_int("num_samples", num_samples)
+    key = _checks.prng_key("key", key)
+    start_key, network_key, train_key, final_key = jax.random.split(key, 4)
+    _check_target(target, event_size)
+    if flow is None:
+        flow = real_nvp(event_size, rngs=nnx.Rngs(network_key))
+        flow.bijector = Chain([laplace_start(target, event_size, start_key), flow.bijector])
+    target = jax.tree_util.Partial(target)
+    result = train(
+        flow,
+        _NegativeELBO(target, num_samples),
+        key=train_key,
+        optimizer=optimizer or adam(num_steps, 2e-3),
+        num_steps=num_steps,
+        progress=progress,
+    )
+    log_weights = _log_weights(result.module, target, final_key, NUM_DIAGNOSTIC_DRAWS)
+    return Posterior(
+        result.module,
+        {"elbo": -result.losses},
+        diagnose(np.asarray(log_weights)),
+        result.stop_reason,
+        result.num_skipped,
+    )
+
+
+def _check_target(target: Callable[[jax.Array], jax.Array], event_size: int) -> None:
+    point = jax.ShapeDtypeStruct((event_size,), jax.numpy.result_type(float))
+    out = jax.eval_shape(target, point)
+    if getattr(out, "shape", None) != ():
+        raise ValueError(
+            f"target must map a point [{event_size}] to a scalar log density, got {out}."
+        )
+
+
+@functools.partial(jax.jit, static_argnames="n")
+def _log_weights(flow: Flow, target, key: jax.Array, n: int) -> jax.Array:
+    theta, log_q = flow.sample_and_log_prob(seed=key, sample_shape=(n,))
+    return jax.vmap(target)(theta) - log_q
