@@ -67,7 +67,8 @@ def finite(name: str, array: np.ndarray) -> None:
     if bad.any():
         first = int(np.nonzero(bad.reshape(len(array), -1).any(axis=1))[0][0])
         raise ValueError(
-            f"{name} has {int(bad.sum())} non-finite values (NaN or inf); the first is in row {first}."
+            f"{name} has {int(bad.sum())} non-finite values (NaN or inf); "
+            f"the first is in row {first}."
         )
 
 

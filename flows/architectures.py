@@ -151,7 +151,7 @@ def real_nvp(
     standardize_with: Any = None,
     rngs: nnx.Rngs,
 ) -> Flow:
-    r"""RealNVP: half of the vector passes, the other half becomes T(z_b; theta(z_a)), in each layer.
+    r"""RealNVP: in each layer half of z passes, the other half becomes T(z_b; theta(z_a)).
 
     Source: Dinh et al. 2017, arXiv:1605.08803. Arguments, returns and errors are those of `maf`.
 
@@ -212,7 +212,7 @@ def _standardized(bijector: Bijector, data: Any) -> Bijector:
     if context is not None:
         _checks.context_wanted("standardize_with[1]", True, bijector.context_size)
         context = _checks.table("standardize_with[1]", context, bijector.context_size)
-        loc, scale = column_moments("standardize_with[1]", context)
+        loc, scale = column_moments("standardize_with[1]", np.asarray(context))
         as_array = lambda moment: jnp.asarray(moment, jnp.result_type(float))
         bijector = StandardizedContext(bijector, as_array(loc), as_array(scale))
     x = _checks.table("standardize_with", x, bijector.event_size)

@@ -45,7 +45,7 @@ def fit(
     patience: int | None = 10,
     progress: bool = True,
 ) -> FitResult:
-    r"""Fits a flow to data by maximum likelihood: minimises -sum_n w_n log p(x_n | c_n) / sum_n w_n.
+    r"""Fits a flow by maximum likelihood: minimises -sum_n w_n log p(x_n | c_n) / sum_n w_n.
 
     Args:
         flow: The flow to start from; it is not changed.

@@ -9,9 +9,7 @@ try:
     import matplotlib.pyplot as plt
     from matplotlib.figure import Figure
 except ImportError as error:  # pragma: no cover
-    raise ImportError(
-        'flows.plotting needs matplotlib: pip install "flows-jax[plots]".'
-    ) from error
+    raise ImportError('flows.plotting needs matplotlib: pip install "flows-jax[plots]".') from error
 
 COLOURS = ("#1b4f72", "#d35400", "#1e8449")
 
@@ -34,7 +32,8 @@ def corner(
     first = next(iter(sets.values()))
     size = first.shape[1]
     names = [f"x{i}" for i in range(size)] if names is None else list(names)
-    edges = [np.linspace(*np.quantile(first[:, i], [0.001, 0.999]), num_bins) for i in range(size)]
+    low, high = np.quantile(first, [0.001, 0.999], axis=0)
+    edges = np.linspace(low, high, num_bins).T
     figure, axes = plt.subplots(size, size, figsize=(1.6 * size, 1.6 * size), squeeze=False)
     for row in range(size):
         for column in range(size):
@@ -48,10 +47,8 @@ def corner(
                 axis.set_yticklabels([])
             for (label, points), colour in zip(sets.items(), COLOURS, strict=False):
                 if row == column:
-                    axis.hist(
-                        points[:, row], edges[row], density=True, histtype="step",
-                        color=colour, label=label,
-                    )  # fmt: skip
+                    style = {"histtype": "step", "color": colour, "label": label}
+                    axis.hist(points[:, row], edges[row], density=True, **style)
                 elif column < row:
                     _contours(
                         axis, points[:, column], points[:, row], edges[column], edges[row], colour
@@ -67,11 +64,10 @@ def corner(
 def _contours(axis, x, y, x_edges, y_edges, colour) -> None:
     counts = np.histogram2d(x, y, (x_edges, y_edges))[0].T
     padded = np.pad(counts, 1, mode="edge")
-    smooth = sum(  # 3 x 3 binomial filter
-        weight_y * weight_x * padded[j : j + counts.shape[0], i : i + counts.shape[1]]
-        for j, weight_y in enumerate((0.25, 0.5, 0.25))
-        for i, weight_x in enumerate((0.25, 0.5, 0.25))
-    )
+    smooth = np.zeros_like(counts)
+    for j, i in np.ndindex(3, 3):  # 3 x 3 binomial filter
+        window = padded[j : j + counts.shape[0], i : i + counts.shape[1]]
+        smooth += (0.25, 0.5, 0.25)[j] * (0.25, 0.5, 0.25)[i] * window
     ordered = np.sort(smooth.ravel())[::-1]
     cumulative = np.cumsum(ordered) / max(ordered.sum(), 1)
     levels = np.unique([ordered[np.searchsorted(cumulative, share)] for share in (0.865, 0.393)])
@@ -98,9 +94,8 @@ def losses(histories: Mapping[str, Mapping[str, Any]]) -> Figure:
             values = np.asarray(values)
             width = max(1, len(values) // 200)
             blocks = values[: len(values) // width * width].reshape(-1, width)
-            axis.plot(width * (np.arange(len(blocks)) + 1), np.nanmedian(blocks, 1), color=colour,
-                      label=name)  # fmt: skip
-            shown = np.nanmedian(blocks, 1)
+            shown = np.nanmedian(blocks, axis=1)
+            axis.plot(width * (np.arange(len(shown)) + 1), shown, color=colour, label=name)
             if len(shown) > 10 and (shown > 0).all() and shown.max() > 30 * shown.min():
                 axis.set_yscale("log")
         axis.set_title(title, fontsize=10)

@@ -55,12 +55,13 @@ def save(path: str | os.PathLike, flow: Flow) -> None:
         "version": __version__,
         "flow": _recipe(flow, "flow"),
     }
-    arrays = {name: np.asarray(value) for name, value in _arrays(flow).items()}
+    entries: dict[str, Any] = {"recipe": np.array(json.dumps(header))}
+    entries |= {name: np.asarray(value) for name, value in _arrays(flow).items()}
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            np.savez(file, recipe=np.array(json.dumps(header)), **arrays)
+            np.savez(file, **entries)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
@@ -159,9 +160,7 @@ def _build(recipe: Any) -> Any:
     if "list" in recipe:
         return tuple(_build(item) for item in recipe["list"])
     if "stack" in recipe:
-        return Stack(
-            lambda rngs: _build(recipe["stack"]), recipe["num_layers"], rngs=nnx.Rngs(0)
-        )
+        return Stack(lambda rngs: _build(recipe["stack"]), recipe["num_layers"], rngs=nnx.Rngs(0))
     arguments = {name: _build(value) for name, value in recipe["arguments"].items()}
     if recipe["rngs"]:
         arguments["rngs"] = nnx.Rngs(0)

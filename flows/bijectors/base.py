@@ -45,9 +45,7 @@ class Bijector(nnx.Module, distrax.Bijector):
         super().__init__(event_ndims_in=1)
         self.event_size = _checks.positive_int("event_size", event_size)
         self.context_size = (
-            None
-            if context_size is None
-            else _checks.positive_int("context_size", context_size)
+            None if context_size is None else _checks.positive_int("context_size", context_size)
         )
 
     @abc.abstractmethod
@@ -137,6 +135,7 @@ def require_bijector(name: str, value: object) -> None:
         raise TypeError(
             f"{name} must be a flows.bijectors.Bijector, got {type(value).__module__}."
             f"{type(value).__name__}. Inside distrax containers nnx cannot see parameters and "
-            "training would silently do nothing: use flows.bijectors.Chain, flows.bijectors.Inverse "
-            "and flows.Flow, and subclass flows.bijectors.Bijector for a map of your own."
+            "training would silently do nothing: use flows.bijectors.Chain, "
+            "flows.bijectors.Inverse and flows.Flow, and subclass flows.bijectors.Bijector for a "
+            "map of your own."
         )

@@ -32,7 +32,7 @@ class Chain(Bijector):
         for i, bijector in enumerate(bijectors):
             require_bijector(f"bijectors[{i}]", bijector)
         event_sizes = {b.event_size for b in bijectors}
-        context_sizes = {b.context_size for b in bijectors} - {None}
+        context_sizes = {b.context_size for b in bijectors if b.context_size is not None}
         if len(event_sizes) > 1 or len(context_sizes) > 1:
             raise ValueError(
                 "bijectors must agree on event_size and context_size, got event sizes "

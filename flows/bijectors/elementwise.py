@@ -70,4 +70,5 @@ class StandardizedContext(Bijector):
 
     def standardize(self, context: jax.Array | None) -> jax.Array:
         """The context as the inner bijector sees it."""
+        assert context is not None  # the public methods have checked it
         return (context - self.loc.constant()) / self.scale.constant()

@@ -27,7 +27,10 @@ class Reverse(Bijector):
     ) -> tuple[jax.Array, jax.Array]:
         return x[..., ::-1], jnp.zeros(x.shape[:-1], x.dtype)
 
-    _inverse_and_log_det = _forward_and_log_det
+    def _inverse_and_log_det(
+        self, y: jax.Array, context: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        return self._forward_and_log_det(y, context)
 
 
 class Permutation(Bijector):

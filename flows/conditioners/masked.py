@@ -1,5 +1,6 @@
 """The masked multilayer perceptron (MADE): the conditioner of autoregressive bijectors."""
 
+import itertools
 from collections.abc import Sequence
 
 import jax
@@ -66,9 +67,7 @@ class MaskedMLP(MLP):
     def masks(self) -> list[np.ndarray]:
         """The mask [fan_in, fan_out] of each layer: true where the degree does not fall."""
         degrees = self.degrees()
-        return [
-            before[:, None] <= after for before, after in zip(degrees, degrees[1:], strict=False)
-        ]
+        return [before[:, None] <= after for before, after in itertools.pairwise(degrees)]
 
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
         """Maps x [..., D] (and context [..., context_size]) to parameters [..., D, P]."""

@@ -109,7 +109,7 @@ class MLP(nnx.Module):
         act = ACTIVATIONS[self.activation]
         (first, *hidden, last), masks = self.layers, self.masks()
         h = first(INPUT_SCALE * jnp.arcsinh(x / INPUT_SCALE), masks[0])
-        if self.embed is not None:
+        if self.embed is not None and context is not None:
             h = h + self.embed(context)
         for layer, mask in zip(hidden, masks[1:-1], strict=True):
             update = layer(act(h), mask)

@@ -102,9 +102,7 @@ def distill(
     if _checks.positive_int("num_steps", num_steps) < 2:
         raise ValueError("num_steps must be at least 2, one for each stage, got 1.")
     data_key, pool_key, network_key, warm_key, polish_key, report_key = jax.random.split(key, 6)
-    held_out, contexts, held_out_contexts = _held_out(
-        data, event_size, context_size, data_key
-    )
+    held_out, contexts, held_out_contexts = _held_out(data, event_size, context_size, data_key)
     pool = _teacher_draws(teacher, contexts, pool_key)
     rngs = nnx.Rngs(network_key)
     if student is None:
@@ -121,14 +119,22 @@ def distill(
         and has_iaf_twin(teacher.bijector)
         and same_layout(teacher.bijector, student.bijector)
     )
-    warm = _stage(
-        student, _LayerMatching(teacher) if layered else negative_log_likelihood,
-        pool, num_warm, 1e-2 if layered else 3e-3, warm_key, progress,
-    )  # fmt: skip
+    stage = functools.partial(train, data=pool, batch_size=BATCH_SIZE, progress=progress)
+    warm = stage(
+        student,
+        _LayerMatching(teacher) if layered else negative_log_likelihood,
+        key=warm_key,
+        optimizer=adam(num_warm, 1e-2 if layered else 3e-3),
+        num_steps=num_warm,
+    )
     polish = warm
     if warm.stop_reason == "finished":
-        polish = _stage(
-            warm.module, _SymmetricKL(teacher), pool, num_steps - num_warm, 5e-4, polish_key, progress
+        polish = stage(
+            warm.module,
+            _SymmetricKL(teacher),
+            key=polish_key,
+            optimizer=adam(num_steps - num_warm, 5e-4),
+            num_steps=num_steps - num_warm,
         )
     if held_out is None:
         fresh, _, _ = _teacher_draws(teacher, None, jax.random.fold_in(pool_key, 1))
@@ -144,9 +150,9 @@ def distill(
     return DistillResult(
         polish.module,
         report,
-        {"warm_start": warm.losses, "polish": polish.losses},
+        {"warm_start": warm.losses, "polish": polish.losses if polish is not warm else np.zeros(0)},
         polish.stop_reason,
-        warm.num_skipped + polish.num_skipped,
+        warm.num_skipped + (polish.num_skipped if polish is not warm else 0),
     )
 
 
@@ -169,22 +175,10 @@ class _SymmetricKL:
         x, context, _ = batch
         teacher, sample_shape = self.teacher, x.shape[:-1]
         if context is not None:
-            teacher, student, sample_shape = teacher.condition(context), student.condition(context), ()
+            teacher, student = teacher.condition(context), student.condition(context)
+            sample_shape = ()
         reverse = reverse_kl(student, teacher.log_prob, key, sample_shape)
         return reverse + teacher.log_prob(x) - student.log_prob(x)
-
-
-def _stage(student, objective, pool, num_steps, learning_rate, key, progress):
-    return train(
-        student,
-        objective,
-        pool,
-        key=key,
-        optimizer=adam(num_steps, learning_rate),
-        batch_size=BATCH_SIZE,
-        num_steps=num_steps,
-        progress=progress,
-    )
 
 
 def _check_teacher(teacher: Any) -> tuple[int, int | None]:

@@ -86,10 +86,13 @@ def same_layout(teacher: Bijector, student: Bijector) -> bool:
         return isinstance(student, MaskedAutoregressive) and isinstance(student.transformer, Affine)
     if type(teacher) is not type(student) or len(_parts(teacher)) != len(_parts(student)):
         return False
+    if isinstance(teacher, Stack) and teacher.num_layers != student.num_layers:
+        return False
     if _parts(teacher):
         return all(map(same_layout, _parts(teacher), _parts(student)))
     theirs, ours = jax.tree.leaves(teacher), jax.tree.leaves(student)
-    return jax.tree.structure(teacher) == jax.tree.structure(student) and all(
+    same_tree = jax.tree.structure(teacher) == jax.tree.structure(student)  # type: ignore[operator]
+    return same_tree and all(
         a.shape == b.shape and bool((a == b).all()) for a, b in zip(theirs, ours, strict=True)
     )
 
@@ -126,7 +129,7 @@ def matching_loss(
     if isinstance(teacher, Stack):
 
         def step(carry, layers):
-            z, term = matching_loss(*layers, carry[0], context)
+            z, term = matching_loss(layers[0], layers[1], carry[0], context)
             return (z, carry[1] + term), None
 
         start = (x, jnp.zeros(x.shape[:-1], x.dtype))
@@ -138,9 +141,7 @@ def matching_loss(
             total = total + term
         return x, total
     if isinstance(teacher, StandardizedContext):
-        return matching_loss(
-            teacher.bijector, student.bijector, x, teacher.standardize(context)
-        )
+        return matching_loss(teacher.bijector, student.bijector, x, teacher.standardize(context))
     return teacher.inverse(x, context), jnp.zeros(x.shape[:-1], x.dtype)
 
 

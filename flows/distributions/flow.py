@@ -13,7 +13,9 @@ from flows.divergences import kl
 
 
 class Flow(Distribution):
-    r"""The distribution of x = f(z), z ~ base: log p(x) = log p_base(f^-1(x)) + log|det J(f^-1)(x)|.
+    r"""The distribution of x = f(z), z ~ base.
+
+    log p(x) = log p_base(f^-1(x)) + log|det J(f^-1)(x)|.
 
     A flow is a `distrax.Distribution`, an `nnx.Module` and a pytree: give it to `jax.jit`,
     `jax.vmap` and `jax.grad` as an argument, or to `nnx.split`. It is not a subclass of

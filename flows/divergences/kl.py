@@ -51,7 +51,8 @@ def kl(p: Any, q: Any, *, key: jax.Array | None = None, num_samples: int = 10_00
             pass
     if key is None:
         raise ValueError(
-            f"key is needed: KL({p.name} || {q.name}) has no closed form and is estimated from draws."
+            f"key is needed: KL({p.name} || {q.name}) has no closed form and is estimated "
+            "from draws."
         )
     if _checks.positive_int("num_samples", num_samples) < 2:
         raise ValueError("num_samples must be at least 2, got 1.")

@@ -67,7 +67,7 @@ def train(
     validation: Any = None,
     key: jax.Array,
     optimizer: optax.GradientTransformation,
-    batch_size: int | None = None,
+    batch_size: int = 1,
     num_steps: int,
     patience: int | None = None,
     progress: bool = True,
@@ -96,7 +96,7 @@ def train(
     """
     steps = num_steps if data is None else len(jax.tree.leaves(data)[0]) // batch_size
     num_epochs = -(-num_steps // steps)
-    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+    graphdef, params, rest = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
     if jax.tree_util.all_leaves([objective]):
         objective = jax.tree_util.Partial(objective)
     run = functools.partial(_run, optimizer=optimizer, batch_size=batch_size)
@@ -169,9 +169,7 @@ def train(
     )
 
 
-@functools.partial(
-    jax.jit, static_argnames=("optimizer", "batch_size"), donate_argnames=("state",)
-)
+@functools.partial(jax.jit, static_argnames=("optimizer", "batch_size"), donate_argnames=("state",))
 def _run(
     state, start, stop, graphdef, rest, objective, data, order, key, *, optimizer, batch_size
 ) -> _State:

@@ -41,7 +41,7 @@ class Posterior:
     num_skipped: int
 
     def sample(self, key: jax.Array, n: int) -> jax.Array:
-        """n draws [n, D]."""
+        """Draws n points [n, D]."""
         return self.flow.sample(seed=key, sample_shape=(n,))
 
     def log_prob(self, theta: jax.Array) -> jax.Array:
