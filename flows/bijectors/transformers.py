@@ -77,6 +77,7 @@ class Inverted(Transformer):
     """
 
     def __init__(self, transformer: Transformer):
+        require_transformer("transformer", transformer)
         self.transformer = transformer
 
     @property

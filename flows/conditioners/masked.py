@@ -44,7 +44,7 @@ class MaskedMLP(MLP):
         rngs: nnx.Rngs,
     ):
         super().__init__(
-            event_size,
+            event_size - 1,  # no output sees the last coordinate
             event_size * num_params,
             hidden_sizes,
             context_size=context_size,
@@ -59,7 +59,7 @@ class MaskedMLP(MLP):
         """The degrees of the inputs, of each hidden layer's units and of the outputs, sorted."""
         size = self.event_size
         lowest = 0 if self.context_size or size == 1 else 1  # degree 0 sees the context alone
-        inputs = np.arange(1, size + 1)
+        inputs = np.arange(1, size)
         hidden = [lowest + np.arange(n) * (size - lowest) // n for n in self.hidden_sizes]
         outputs = np.repeat(np.arange(size), self.num_params)
         return [inputs, *hidden, outputs]
@@ -71,5 +71,5 @@ class MaskedMLP(MLP):
 
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
         """Maps x [..., D] (and context [..., context_size]) to parameters [..., D, P]."""
-        out = super().__call__(x, context)
+        out = super().__call__(x[..., :-1], context)
         return out.reshape(*out.shape[:-1], self.event_size, self.num_params)

@@ -39,10 +39,12 @@ def laplace_start(
 
     def candidate(start: jax.Array) -> tuple[jax.Array, jax.Array]:
         mode = _climb(log_density, start)
-        eigenvalues, vectors = jnp.linalg.eigh(-jax.hessian(log_density)(mode))
-        curvature = jnp.maximum(jnp.abs(eigenvalues), 1e-6 * jnp.abs(eigenvalues).max() + 1e-12)
-        covariance = (vectors / curvature) @ vectors.T
-        return mode, jnp.linalg.cholesky(covariance)
+        precision = -jax.hessian(log_density)(mode)
+        scale = jax.lax.rsqrt(jnp.abs(jnp.diagonal(precision)) + 1e-12)  # for float32's sake
+        eigenvalues, vectors = jnp.linalg.eigh(scale[:, None] * precision * scale)
+        curvature = jnp.maximum(jnp.abs(eigenvalues), 1e-6)
+        correlation = (vectors / curvature) @ vectors.T
+        return mode, scale[:, None] * jnp.linalg.cholesky(correlation)
 
     def elbo(loc: jax.Array, scale_tril: jax.Array) -> jax.Array:
         entropy = jnp.log(jnp.diagonal(scale_tril)).sum()

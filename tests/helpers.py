@@ -1,0 +1,101 @@
+"""Shared by the tests: every bijector and flow, in one place, and a way off the identity."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import flows
+from flows import bijectors as fb
+
+D, C = 4, 3  # event and context size of the contract tests
+
+
+def _scale_tril():
+    return jnp.array([[1.5, 0, 0, 0], [0.3, 0.5, 0, 0], [-0.7, 0.2, 2.0, 0], [0.1, -0.4, 0.6, 1.0]])
+
+
+# A new bijector is one line here. Each maker takes rngs; those that end in "context" take context.
+BIJECTORS = {
+    "elementwise": lambda rngs: fb.Elementwise(D),
+    "triangular": lambda rngs: fb.TriangularAffine(jnp.arange(4.0), _scale_tril()),
+    "reverse": lambda rngs: fb.Reverse(D),
+    "permutation": lambda rngs: fb.Permutation(D, rngs=rngs),
+    "coupling": lambda rngs: fb.Coupling(D, (16,), rngs=rngs),
+    "coupling residual": lambda rngs: fb.Coupling(D, (16, 16), residual=True, rngs=rngs),
+    "coupling context": lambda rngs: fb.Coupling(D, (16,), context_size=C, rngs=rngs),
+    "coupling D=1 context": lambda rngs: fb.Coupling(1, (16,), context_size=C, rngs=rngs),
+    "autoregressive": lambda rngs: fb.MaskedAutoregressive(D, (16, 16), rngs=rngs),
+    "autoregressive narrow": lambda rngs: fb.MaskedAutoregressive(D, (2,), rngs=rngs),
+    "autoregressive residual": lambda rngs: fb.MaskedAutoregressive(
+        D, (16, 16, 16), residual=True, rngs=rngs
+    ),
+    "autoregressive context": lambda rngs: fb.MaskedAutoregressive(
+        D, (16,), context_size=C, rngs=rngs
+    ),
+    "autoregressive inverted": lambda rngs: fb.MaskedAutoregressive(
+        D, (16,), transformer=fb.Inverted(fb.Affine()), rngs=rngs
+    ),
+    "autoregressive D=1 context": lambda rngs: fb.MaskedAutoregressive(
+        1, (16,), context_size=C, rngs=rngs
+    ),
+    "autoregressive D=2": lambda rngs: fb.MaskedAutoregressive(2, (16,), rngs=rngs),
+    "inverse": lambda rngs: fb.Inverse(fb.MaskedAutoregressive(D, (16,), rngs=rngs)),
+    "chain context": lambda rngs: fb.Chain(
+        [fb.Elementwise(D), fb.Coupling(D, (16,), context_size=C, rngs=rngs), fb.Reverse(D)]
+    ),
+    "standardized context": lambda rngs: fb.StandardizedContext(
+        fb.Coupling(D, (16,), context_size=C, rngs=rngs), jnp.arange(3.0), jnp.arange(1.0, 4.0)
+    ),
+    "stack context": lambda rngs: fb.Stack(
+        lambda rngs: fb.Chain(
+            [fb.Coupling(D, (16,), context_size=C, rngs=rngs), fb.Permutation(D, rngs=rngs)]
+        ),
+        3,
+        rngs=rngs,
+    ),
+}
+
+FLOWS = {
+    f"{name} {variant}": (lambda rngs, make=make, options=options: make(rngs=rngs, **options))
+    for name, make in [("maf", flows.maf), ("iaf", flows.iaf), ("real_nvp", flows.real_nvp)]
+    for variant, options in {
+        "plain": {"event_size": D, "num_layers": 3, "hidden_sizes": (16,)},
+        "context": {"event_size": D, "num_layers": 3, "hidden_sizes": (16,), "context_size": C},
+        "D=1 context": {
+            "event_size": 1, "num_layers": 2, "hidden_sizes": (16,), "context_size": C,
+        },
+        "D=2 residual": {
+            "event_size": 2, "num_layers": 2, "hidden_sizes": (16, 16), "residual": True,
+        },
+        "bells": {
+            "event_size": D, "num_layers": 2, "hidden_sizes": (16,), "permutation": "random",
+            "standardize_with": 5 + 2 * jax.random.normal(jax.random.key(9), (50, D)),
+            "base": flows.StudentT(D), "transformer": fb.Affine(max_log_scale=2.0),
+        },
+    }.items()
+}  # fmt: skip
+
+
+def perturbed(module, key=None, scale=0.3):
+    """The module with noise added to every parameter, so that it is far from the identity."""
+    key = jax.random.key(7) if key is None else key
+    graphdef, params, rest = nnx.split(module, nnx.Param, ...)
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(key, len(leaves))
+    noisy = [
+        a + scale * jax.random.normal(k, a.shape, a.dtype)
+        for a, k in zip(leaves, keys, strict=True)
+    ]
+    return nnx.merge(graphdef, jax.tree.unflatten(tree, noisy), rest)
+
+
+def make(maker):
+    """A perturbed module from one of the makers above."""
+    return perturbed(maker(nnx.Rngs(0)))
+
+
+def bound(flow, shape=()):
+    """The flow, with a context bound where it waits for one."""
+    if flow.context_size is None:
+        return flow
+    return flow.condition(jax.random.normal(jax.random.key(3), (*shape, flow.context_size)))

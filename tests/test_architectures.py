@@ -1,0 +1,118 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import perturbed
+
+import flows
+
+ARCHITECTURES = [flows.maf, flows.iaf, flows.real_nvp]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_density_integrates_to_one(architecture):
+    flow = perturbed(architecture(2, num_layers=2, hidden_sizes=(16,), rngs=nnx.Rngs(0)))
+    axis = np.linspace(-30, 30, 1201)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    total = np.exp(np.asarray(flow.log_prob(grid), float)).sum() * (axis[1] - axis[0]) ** 2
+    assert abs(total - 1) < 1e-3
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_one_dimensional_conditional_density_integrates_to_one(architecture):
+    flow = perturbed(architecture(1, context_size=2, hidden_sizes=(16,), rngs=nnx.Rngs(0)))
+    axis = jnp.linspace(-60, 60, 20001)
+    for context in ([0.0, 0.0], [2.0, -1.0]):
+        log_prob = flow.condition(jnp.array(context)).log_prob(axis[:, None])
+        total = np.exp(np.asarray(log_prob, float)).sum() * (axis[1] - axis[0])
+        assert abs(total - 1) < 1e-3
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_unconditional_event_size_one_works(architecture):
+    flow = architecture(1, num_layers=2, rngs=nnx.Rngs(0))
+    x = flow.sample(seed=jax.random.key(0), sample_shape=(5,))
+    np.testing.assert_allclose(
+        flow.log_prob(x), flow.sample_and_log_prob(seed=jax.random.key(0), sample_shape=(5,))[1],
+        atol=1e-5,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_standardize_with_gives_the_moments_of_raw_data(architecture):
+    rng = np.random.default_rng(0)
+    mixing = np.array([[1e3, 0, 0], [2e-3, 1e-3, 0], [1.0, 1.0, 1.0]])
+    x = rng.normal(size=(2000, 3)) @ mixing.T + [5e4, 0, -3]
+    flow = architecture(3, standardize_with=x, rngs=nnx.Rngs(0))
+    draws = np.asarray(flow.sample(seed=jax.random.key(0), sample_shape=(50_000,)), np.float64)
+    scale = x.std(0)
+    np.testing.assert_allclose((draws.mean(0) - x.mean(0)) / scale, 0, atol=0.05)
+    np.testing.assert_allclose(np.cov(draws.T) / np.outer(scale, scale), np.corrcoef(x.T), atol=0.1)
+
+
+def test_standardize_with_context_makes_raw_contexts_work():
+    rng = np.random.default_rng(0)
+    x, context = rng.normal(size=(500, 2)), 1e5 + 1e3 * rng.normal(size=(500, 3))
+    flow = flows.maf(2, context_size=3, standardize_with=(x, context), rngs=nnx.Rngs(0))
+    plain = flows.maf(2, context_size=3, standardize_with=x, rngs=nnx.Rngs(0))
+    scaled = (context - context.mean(0)) / context.std(0)
+    np.testing.assert_allclose(
+        flow.condition(context).log_prob(x), plain.condition(scaled).log_prob(x), atol=1e-3
+    )
+
+
+def test_repeated_columns_can_be_standardised():
+    x = np.random.default_rng(0).normal(size=(500, 1)).repeat(3, axis=1)
+    flow = flows.maf(3, standardize_with=x, rngs=nnx.Rngs(0))
+    assert np.isfinite(flow.log_prob(x)).all()
+
+
+def test_custom_transformer_and_base():
+    transformer = flows.bijectors.Affine(max_log_scale=0.5)
+    flow = flows.iaf(2, transformer=transformer, base=flows.DiagonalNormal(2), rngs=nnx.Rngs(0))
+    flow = perturbed(flow, scale=30.0)
+    x = jax.random.normal(jax.random.key(0), (100, 2))
+    _, log_det = flow.bijector.forward_and_log_det(x)
+    assert np.abs(log_det).max() <= 5 * 2 * 0.5 + 1e-5
+
+
+def test_depth_is_compiled_once():
+    def lines(num_layers):
+        flow = flows.maf(3, num_layers=num_layers, hidden_sizes=(8,), rngs=nnx.Rngs(0))
+        return len(str(jax.make_jaxpr(lambda f, x: f.log_prob(x))(flow, jnp.ones((2, 3)))))
+
+    assert lines(32) < 1.05 * lines(2)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    ("options", "error", "match"),
+    [
+        ({"event_size": 0}, ValueError, "event_size must be at least 1, got 0"),
+        ({"event_size": 2.5}, TypeError, "event_size must be an int"),
+        ({"num_layers": 0}, ValueError, "num_layers must be at least 1"),
+        ({"hidden_sizes": (8, 0)}, ValueError, "hidden_sizes must be at least 1"),
+        ({"hidden_sizes": ()}, ValueError, "hidden_sizes must name at least one"),
+        ({"hidden_sizes": (8, 4), "residual": True}, ValueError, "residual=True needs equal"),
+        ({"context_size": 0}, ValueError, "context_size must be at least 1"),
+        ({"permutation": "swap"}, ValueError, "permutation must be one of .* got 'swap'"),
+        ({"activation": "swish"}, ValueError, "activation must be one of"),
+        ({"transformer": "spline"}, TypeError, "transformer must be a flows.bijectors.Transformer"),
+        ({"base": "normal"}, TypeError, "base must be a flows.distributions.Distribution"),
+        ({"base": flows.StandardNormal(5)}, ValueError, "base has event size 5"),
+        ({"rngs": 0}, TypeError, "rngs must be an nnx.Rngs"),
+        ({"standardize_with": np.ones((5, 2))}, ValueError, "must have 3 columns"),
+        ({"standardize_with": np.ones((5, 3))}, ValueError, "constant in column 0"),
+        ({"standardize_with": np.full((5, 3), np.nan)}, ValueError, "15 non-finite"),
+        (
+            {"standardize_with": (np.eye(3), np.eye(3))},
+            ValueError,
+            r"standardize_with\[1\] was given",
+        ),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_impossible_arguments(architecture, options, error, match):
+    with pytest.raises(error, match=match):
+        architecture(**({"event_size": 3, "rngs": nnx.Rngs(0)} | options))

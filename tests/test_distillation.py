@@ -1,0 +1,172 @@
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import perturbed
+
+import flows
+from flows.bijectors import Inverse, MaskedAutoregressive
+from flows.distillation.layerwise import (
+    iaf_twin,
+    matching_loss,
+    same_layout,
+    symmetric_normal_kl,
+)  # fmt: skip
+
+KEY = jax.random.key(0)
+
+
+def teacher(**options):
+    arguments = {"event_size": 2, "num_layers": 3, "hidden_sizes": (16,), "rngs": nnx.Rngs(0)}
+    return perturbed(flows.maf(**(arguments | options)))
+
+
+def monte_carlo_kl(p, q, n=50_000):
+    x, log_p = p.sample_and_log_prob(seed=jax.random.key(5), sample_shape=(n,))
+    ratio = np.asarray(log_p - q.log_prob(x), np.float64)
+    return ratio.mean(), ratio.std() / np.sqrt(n)
+
+
+def test_distil_maf_into_iaf():
+    maf = teacher()
+    points = maf.sample(seed=jax.random.key(3), sample_shape=(2000,))
+    result = flows.distill(maf, data=points, key=KEY, num_steps=1500, progress=False)
+    report = result.report
+    for p, q, estimate in [
+        (result.student, maf, report.kl_student_teacher),
+        (maf, result.student, report.kl_teacher_student),
+    ]:
+        value, error = monte_carlo_kl(p, q)
+        assert abs(estimate.value - value) < 5 * np.hypot(error, estimate.standard_error)
+        assert value < 0.02
+    gap = np.asarray(maf.log_prob(points) - result.student.log_prob(points))
+    np.testing.assert_allclose(report.nll_gap.value, gap.mean(), atol=1e-4)
+    np.testing.assert_allclose(report.nll_teacher.value, -maf.log_prob(points).mean(), rtol=1e-4)
+    assert report.held_out == "data"
+    assert report.seconds_teacher > 0
+    assert report.seconds_student > 0
+    assert result.history["warm_start"].shape == (1200,)
+    assert result.history["polish"].shape == (300,)
+    # The student is an IAF: its autoregressive layers run from noise to data.
+    layer = result.student.bijector.layers.bijectors[0]
+    assert isinstance(layer, MaskedAutoregressive)
+    assert isinstance(maf.bijector.layers.bijectors[0], Inverse)
+
+
+def test_all_four_modes_are_kept():
+    rng = np.random.default_rng(0)
+    centres = 3.0 * np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]])
+    x = centres[rng.integers(4, size=8000)] + 0.3 * rng.normal(size=(8000, 2))
+    maf = flows.maf(2, num_layers=6, hidden_sizes=(32, 32), rngs=nnx.Rngs(0))
+    maf = flows.fit(maf, x, key=KEY, max_epochs=40, progress=False).flow
+    result = flows.distill(maf, key=KEY, num_steps=4000, progress=False)
+    draws = np.asarray(result.student.sample(seed=KEY, sample_shape=(20_000,)))
+    quadrants = np.bincount((draws[:, 0] > 0) * 2 + (draws[:, 1] > 0), minlength=4) / len(draws)
+    np.testing.assert_allclose(quadrants, 0.25, atol=0.05)
+    assert result.report.kl_teacher_student.value < 0.3
+    assert result.report.held_out == "teacher draws"
+
+
+def test_conditional_distillation():
+    maf = teacher(context_size=1)
+    context = np.random.default_rng(0).normal(size=(3000, 1)).astype(np.float32)
+    x = maf.condition(context).sample(seed=KEY)
+    result = flows.distill(maf, data=(x, context), key=KEY, num_steps=1500, progress=False)
+    assert result.report.kl_teacher_student.value < 0.05
+    assert result.report.kl_student_teacher.value < 0.05
+    value, _ = monte_carlo_kl(
+        maf.condition(jnp.array([0.7])), result.student.condition(jnp.array([0.7]))
+    )
+    assert value < 0.05
+
+
+@pytest.mark.parametrize(
+    "make_teacher",
+    [
+        lambda: distrax.MultivariateNormalTri(
+            jnp.array([5.0, 1.0]), jnp.array([[2.0, 0], [1.0, 0.1]])
+        ),
+        lambda: perturbed(flows.real_nvp(2, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0))),
+    ],
+    ids=["normal", "real_nvp"],
+)
+def test_other_teachers_are_learnt_from_their_draws(make_teacher):
+    other = make_teacher()
+    result = flows.distill(other, key=KEY, num_steps=300, progress=False)
+    assert result.report.kl_teacher_student.value < 0.1
+    assert result.report.kl_student_teacher.value < 0.1
+
+
+def test_a_student_of_ones_own():
+    maf = teacher()
+    own = flows.real_nvp(2, num_layers=4, hidden_sizes=(32,), rngs=nnx.Rngs(1))
+    result = flows.distill(maf, own, key=KEY, num_steps=1500, progress=False)
+    assert jax.tree.structure(result.student) == jax.tree.structure(own)
+    assert result.report.kl_teacher_student.value < 0.1
+
+
+@pytest.mark.parametrize("options", [{}, {"permutation": "random"}, {"base": flows.StudentT(2)}])
+def test_matching_loss_is_zero_only_for_equal_conditionals(options):
+    maf = teacher(**options)
+    twin = iaf_twin(maf.bijector, nnx.Rngs(1))
+    assert same_layout(maf.bijector, twin)
+    x = maf.sample(seed=KEY, sample_shape=(50,))
+    noise, loss = matching_loss(maf.bijector, twin, x, None)
+    np.testing.assert_allclose(noise, maf.bijector.inverse(x), atol=1e-5)
+    assert loss.shape == (50,)
+    assert (loss > 0).all()
+    # With constant networks a MAF layer and an IAF layer are the same map.
+    start = flows.maf(2, num_layers=3, hidden_sizes=(4,), rngs=nnx.Rngs(0), **options).bijector
+    silent = lambda b: jax.tree.map(jnp.zeros_like, b) if "random" not in str(options) else b
+    if "permutation" not in options:
+        zeros = silent(start)
+        _, loss = matching_loss(zeros, silent(iaf_twin(zeros, nnx.Rngs(1))), x, None)
+        np.testing.assert_array_equal(loss, 0)
+
+
+def test_symmetric_kl_of_normals_against_distrax():
+    p, q = distrax.Normal(0.3, 0.5), distrax.Normal(-0.2, 1.7)
+    np.testing.assert_allclose(
+        symmetric_normal_kl(0.3, jnp.log(0.5), -0.2, jnp.log(1.7)),
+        p.kl_divergence(q) + q.kl_divergence(p),
+        rtol=1e-5,
+    )
+
+
+def test_layouts_are_told_apart():
+    maf = teacher().bijector
+    iaf = lambda **options: (
+        flows.iaf(**({"event_size": 2, "num_layers": 3, "rngs": nnx.Rngs(0)} | options)).bijector
+    )
+    assert same_layout(maf, iaf())
+    assert not same_layout(maf, iaf(num_layers=4))
+    assert not same_layout(maf, iaf(permutation="random"))
+    assert not same_layout(maf, maf)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"teacher": "maf"}, TypeError, "teacher must be a distrax distribution"),
+        ({"teacher": distrax.Normal(0.0, 1.0)}, ValueError, "teacher must have vector events"),
+        (
+            {"teacher": flows.maf(2, context_size=1, rngs=nnx.Rngs(0))},
+            ValueError,
+            "the context, is missing",
+        ),
+        ({"student": distrax.Normal(0.0, 1.0)}, TypeError, "student must be a flows.Flow"),
+        ({"student": flows.maf(3, rngs=nnx.Rngs(0))}, ValueError, "student has event size 3"),
+        ({"data": np.ones((5, 3))}, ValueError, "data must have 2 columns"),
+        ({"data": np.full((5, 2), np.nan)}, ValueError, "data has 10 non-finite"),
+        ({"data": (np.ones((5, 2)), np.ones((5, 1)))}, ValueError, "the context, was given"),
+        ({"num_steps": 1}, ValueError, "num_steps must be at least 2"),
+        ({"key": 0}, TypeError, "key must be a JAX random key"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_bad_input(arguments, error, match):
+    arguments = {"teacher": teacher(), "key": KEY, "num_steps": 4, "progress": False} | arguments
+    with pytest.raises(error, match=match):
+        flows.distill(**arguments)

@@ -1,0 +1,123 @@
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+import flows
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "flow.npz"
+    flows.save(path, flows.maf(2, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0)))
+    return path
+
+
+def test_the_file_says_what_it_holds(path):
+    with np.load(path) as file:
+        header = json.loads(str(file["recipe"]))
+    assert header["version"] == flows.__version__
+    assert header["flow"]["class"] == "flows.distributions.Flow"
+
+
+def test_fitted_and_conditioned_flows_are_saved(tmp_path):
+    flow = flows.maf(2, num_layers=1, context_size=1, rngs=nnx.Rngs(0))
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    fitted = flows.fit(
+        flow, x, context=x[:, :1], key=jax.random.key(0), max_epochs=1, progress=False
+    ).flow
+    bound = fitted.condition(x[:5, :1])
+    flows.save(tmp_path / "a", bound)
+    np.testing.assert_array_equal(flows.load(tmp_path / "a").log_prob(x[:5]), bound.log_prob(x[:5]))
+
+
+def test_float64_is_kept(tmp_path):
+    with jax.enable_x64(True):
+        flow = flows.maf(2, rngs=nnx.Rngs(0))
+        flows.save(tmp_path / "a", flow)
+        jax.tree.map(np.testing.assert_array_equal, flow, flows.load(tmp_path / "a"))
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.3, 0.9])
+def test_truncated_files_are_refused(path, keep):
+    content = path.read_bytes()
+    path.write_bytes(content[: int(keep * len(content))])
+    with pytest.raises(ValueError, match="is damaged or was not written by"):
+        flows.load(path)
+
+
+def test_flipped_bits_are_noticed(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="damaged"):
+        flows.load(path)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    np.savez(tmp_path / "foreign.npz", a=np.ones(3))
+    (tmp_path / "text").write_text("hello")
+    np.savez(tmp_path / "near.npz", recipe=np.array('{"format": "other"}'))
+    for name in ("foreign.npz", "text", "near.npz"):
+        with pytest.raises(ValueError, match=r"not written by flows\.save"):
+            flows.load(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        flows.load(tmp_path / "absent")
+
+
+def _edit(path, edit):
+    with np.load(path) as file:
+        entries = {name: file[name] for name in file.files}
+    header = json.loads(str(entries["recipe"]))
+    edit(header, entries)
+    entries["recipe"] = np.array(json.dumps(header))
+    with path.open("wb") as file:
+        np.savez(file, **entries)
+
+
+def test_newer_formats_missing_arrays_and_unknown_classes_are_refused(path):
+    _edit(path, lambda header, entries: header.update(format_version=99))
+    with pytest.raises(ValueError, match="newer format"):
+        flows.load(path)
+    _edit(path, lambda header, entries: header.update(format_version=1))
+    _edit(path, lambda header, entries: entries.pop(sorted(entries)[0]))
+    with pytest.raises(ValueError, match="1 differ"):
+        flows.load(path)
+    _edit(path, lambda header, entries: header["flow"].update({"class": "os.system"}))
+    with pytest.raises(ValueError, match=r"os\.system is not an nnx\.Module"):
+        flows.load(path)
+    _edit(path, lambda header, entries: header["flow"].update({"class": "mine.Flow"}))
+    with pytest.raises(ValueError, match="import mine first"):
+        flows.load(path)
+
+
+class Shifted(flows.bijectors.Bijector):
+    """A user's own bijector: kept arguments make it saveable."""
+
+    def __init__(self, event_size: int, by: float):
+        super().__init__(event_size)
+        self.by = by
+
+    def _forward_and_log_det(self, x, context):
+        return x + self.by, np.zeros(x.shape[:-1])
+
+    def _inverse_and_log_det(self, y, context):
+        return y - self.by, np.zeros(y.shape[:-1])
+
+
+class Forgetful(Shifted):
+    def __init__(self, event_size: int, amount: float):
+        super().__init__(event_size, amount)
+
+
+def test_own_bijectors(tmp_path):
+    flow = flows.Flow(flows.StandardNormal(2), Shifted(2, 0.5))
+    flows.save(tmp_path / "a", flow)
+    assert flows.load(tmp_path / "a").bijector.by == 0.5
+    with pytest.raises(TypeError, match=r"flow\.bijector cannot be saved: Forgetful .*'amount'"):
+        flows.save(tmp_path / "b", flows.Flow(flows.StandardNormal(2), Forgetful(2, 0.5)))
+    assert not (tmp_path / "b").exists()
+    with pytest.raises(TypeError, match="flow must be a"):
+        flows.save(tmp_path / "b", "flow")

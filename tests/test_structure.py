@@ -1,0 +1,64 @@
+"""The map of the code: which part may import which, and what stays lazy."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "flows"
+
+# Each part and the parts it may import. `_checks` and `_version` are open to all.
+ALLOWED = {
+    "conditioners": set(),
+    "divergences": set(),
+    "training": set(),
+    "bijectors": {"conditioners"},
+    "distributions": {"bijectors", "divergences"},
+    "architectures": {"bijectors", "distributions"},
+    "serialization": {"bijectors", "distributions"},
+    "density": {"distributions", "training"},
+    "variational": {"architectures", "bijectors", "distributions", "divergences", "training"},
+    "distillation": {
+        "architectures", "bijectors", "density", "distributions", "divergences", "training",
+        "variational",
+    },
+    "plotting": set(),
+}  # fmt: skip
+
+
+def imports(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.module == "flows":
+                yield from (f"flows.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+@pytest.mark.parametrize("part", ALLOWED)
+def test_imports_point_one_way(part):
+    files = list((ROOT / part).rglob("*.py")) or [ROOT / f"{part}.py"]
+    used = {
+        name.split(".")[1] for file in files for name in imports(file) if name.startswith("flows.")
+    }
+    assert used - {part, "_checks", "_version"} <= ALLOWED[part]
+
+
+def test_every_part_is_on_the_map():
+    parts = {path.stem for path in ROOT.iterdir() if not path.name.startswith(("_", "py."))}
+    assert parts == set(ALLOWED)
+
+
+def test_importing_flows_loads_nothing_heavy():
+    code = (
+        "import sys, distrax, flax.nnx, optax; before = set(sys.modules); import flows;"
+        "print(*{m.split('.')[0] for m in set(sys.modules) - before})"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert not {"matplotlib", "arviz_stats", "pandas", "torch"} & set(loaded)

@@ -1,0 +1,157 @@
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+from flax import nnx
+from helpers import perturbed
+
+import flows
+from flows.variational.diagnostics import diagnose
+from flows.variational.laplace import laplace_start
+from flows.variational.objectives import reverse_kl
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
+import eight_schools
+
+KEY = jax.random.key(0)
+LOC = jnp.array([100.0, -0.2, 3.0])
+TRIL = jnp.array([[10.0, 0, 0], [-0.05, 0.01, 0], [2.0, 1.0, 3.0]])
+
+
+def gaussian(theta):
+    """An ill-conditioned normal, unnormalised: its log evidence is known."""
+    z = jax.scipy.linalg.solve_triangular(TRIL, theta - LOC, lower=True)
+    return -0.5 * jnp.sum(z**2)
+
+
+LOG_EVIDENCE = 1.5 * np.log(2 * np.pi) + np.log(np.diagonal(TRIL)).sum()
+
+
+def test_laplace_start_is_exact_for_a_normal():
+    start = laplace_start(gaussian, 3, KEY)
+    np.testing.assert_allclose((start.loc[...] - LOC) / jnp.diagonal(TRIL), 0, atol=0.02)
+    ratio = jnp.linalg.solve(TRIL, start.scale_tril)
+    np.testing.assert_allclose(ratio @ ratio.T, np.eye(3), atol=0.02)
+
+
+def test_evidence_and_moments_of_a_normal():
+    posterior = flows.fit_posterior(gaussian, event_size=3, key=KEY, num_steps=200, progress=False)
+    diagnostics = posterior.diagnostics
+    assert abs(diagnostics.log_evidence.value - LOG_EVIDENCE) < max(
+        0.01, 4 * diagnostics.log_evidence.standard_error
+    )
+    assert abs(diagnostics.elbo.value - LOG_EVIDENCE) < 0.02
+    assert diagnostics.ess > 9000
+    assert diagnostics.num_nonfinite == 0
+    draws = np.asarray(posterior.sample(KEY, 20_000))
+    np.testing.assert_allclose((draws.mean(0) - LOC) / draws.std(0), 0, atol=0.04)
+    np.testing.assert_allclose(posterior.log_prob(draws[:3]), posterior.flow.log_prob(draws[:3]))
+    assert posterior.history["elbo"].shape == (200,)
+
+
+def test_eight_schools_with_defaults():
+    posterior = flows.fit_posterior(
+        eight_schools.log_density, event_size=10, key=KEY, progress=False
+    )
+    draws = np.asarray(eight_schools.constrain(posterior.sample(jax.random.key(1), 50_000)))
+    means, sds = eight_schools.REFERENCE_MEAN, eight_schools.REFERENCE_SD
+    assert np.abs((draws.mean(0) - means) / sds).max() < 0.1
+    assert np.abs(draws.std(0) / sds - 1).max() < 0.15
+    assert posterior.diagnostics.ess > 5000
+
+
+@pytest.mark.parametrize("architecture", [flows.maf, flows.iaf, flows.real_nvp])
+def test_path_gradient_vanishes_draw_by_draw_at_the_optimum(architecture):
+    with jax.enable_x64(True):
+        flow = perturbed(architecture(3, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0)))
+        grads = jax.grad(lambda q: reverse_kl(q, flow.log_prob, KEY, (16,)).mean())(flow)
+        for leaf in jax.tree.leaves(nnx.state(grads, nnx.Param)):
+            np.testing.assert_allclose(leaf, 0, atol=1e-9)
+
+
+def test_path_gradient_is_unbiased():
+    q = perturbed(flows.real_nvp(2, num_layers=2, hidden_sizes=(4,), rngs=nnx.Rngs(0)), scale=0.2)
+    target = lambda x: -0.5 * ((x - 1) ** 2).sum(-1)
+
+    def total(q, key):
+        x, log_q = q.sample_and_log_prob(seed=key, sample_shape=(64,))
+        return (log_q - target(x)).mean()
+
+    def flat(grads):
+        return jnp.concatenate([a.ravel() for a in jax.tree.leaves(nnx.state(grads, nnx.Param))])
+
+    keys = jax.random.split(KEY, 500)
+    path = jax.vmap(lambda k: flat(jax.grad(lambda q: reverse_kl(q, target, k, (64,)).mean())(q)))(
+        keys
+    )
+    plain = jax.vmap(lambda k: flat(jax.grad(total)(q, k)))(keys)
+    error = np.sqrt((path.var(0) + plain.var(0)) / 500) + 1e-6
+    assert np.abs((path.mean(0) - plain.mean(0)) / error).max() < 5
+    value = reverse_kl(q, target, KEY, (64,)).mean()
+    np.testing.assert_allclose(value, total(q, KEY), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [0.3, 0.9])
+def test_khat_recovers_the_tail_of_the_weights(shape):
+    weights = scipy.stats.pareto(1 / shape).rvs(20_000, random_state=0)
+    diagnostics = diagnose(np.log(weights))
+    assert abs(diagnostics.khat - shape) < 0.15
+    assert ("DO NOT TRUST" in str(diagnostics)) == (shape > 0.7)
+    np.testing.assert_allclose(diagnostics.ess, weights.sum() ** 2 / (weights**2).sum())
+    np.testing.assert_allclose(diagnostics.log_evidence.value, np.log(weights.mean()), rtol=1e-5)
+    np.testing.assert_allclose(
+        diagnostics.log_evidence.standard_error,
+        weights.std() / np.sqrt(20_000) / weights.mean(),
+        rtol=1e-3,
+    )
+
+
+def test_diagnostics_count_what_is_not_finite():
+    log_weights = np.concatenate([np.zeros(98), [np.nan, np.inf]])
+    diagnostics = diagnose(log_weights)
+    assert (diagnostics.num_nonfinite, diagnostics.num_samples) == (2, 100)
+    assert diagnostics.ess == 98
+    with pytest.raises(ValueError, match="none or one is finite"):
+        diagnose(np.full(10, np.nan))
+
+
+def test_a_flow_of_the_users_own_is_trained():
+    flow = flows.iaf(2, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0))
+    target = lambda x: -0.5 * jnp.sum((x - 0.5) ** 2)
+    posterior = flows.fit_posterior(target, flow=flow, key=KEY, num_steps=300, progress=False)
+    assert jax.tree.structure(posterior.flow) == jax.tree.structure(flow)
+    assert abs(posterior.diagnostics.log_evidence.value - np.log(2 * np.pi)) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"target": 3.0}, TypeError, "target must be a callable"),
+        ({"event_size": None}, ValueError, "event_size is needed"),
+        ({"event_size": 0}, ValueError, "event_size must be at least 1"),
+        ({"target": lambda x: x}, ValueError, "target must map a point"),
+        ({"target": lambda x: jnp.sum(x) * jnp.nan}, ValueError, "target is not finite"),
+        ({"flow": "maf"}, TypeError, "flow must be a flows.Flow"),
+        ({"flow": flows.maf(3, rngs=nnx.Rngs(0))}, ValueError, "event_size is 2, but flow has 3"),
+        (
+            {"flow": flows.maf(2, context_size=1, rngs=nnx.Rngs(0))},
+            ValueError,
+            "context.* is missing",
+        ),
+        ({"num_steps": 0}, ValueError, "num_steps must be at least 1"),
+        ({"num_samples": 0}, ValueError, "num_samples must be at least 1"),
+        ({"key": 1}, TypeError, "key must be a JAX random key"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_bad_input(arguments, error, match):
+    arguments = {
+        "target": lambda x: -jnp.sum(x**2), "event_size": 2, "key": KEY, "num_steps": 2,
+        "progress": False,
+    } | arguments  # fmt: skip
+    with pytest.raises(error, match=match):
+        flows.fit_posterior(**arguments)
