@@ -57,8 +57,21 @@ def table(name: str, value: Any, num_columns: int | None = None) -> jax.Array:
         raise ValueError(f"{name} must have {num_columns} columns, got shape {array.shape}.")
     if not array.shape[0]:
         raise ValueError(f"{name} is empty: its shape is {array.shape}.")
+    with np.errstate(over="ignore"):
+        array = array.astype(jnp.result_type(float))  # what overflows here is reported below
     finite(name, array)
-    return jnp.asarray(array, dtype=jnp.result_type(float))
+    return jnp.asarray(array)
+
+
+def not_constant(name: str, array: Any) -> None:
+    """Raises if a column of `array` [rows, columns] holds one value only."""
+    array = np.asarray(array)
+    constant = np.flatnonzero(array.max(axis=0) == array.min(axis=0))
+    if constant.size:
+        raise ValueError(
+            f"{name} is constant in column {constant[0]} ({constant.size} such columns): it has no "
+            "density. Drop these columns."
+        )
 
 
 def finite(name: str, array: np.ndarray) -> None:
@@ -67,7 +80,7 @@ def finite(name: str, array: np.ndarray) -> None:
     if bad.any():
         first = int(np.nonzero(bad.reshape(len(array), -1).any(axis=1))[0][0])
         raise ValueError(
-            f"{name} has {int(bad.sum())} non-finite values (NaN or inf); "
+            f"{name} has {int(bad.sum())} non-finite values (NaN or inf as {array.dtype}); "
             f"the first is in row {first}."
         )
 

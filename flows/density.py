@@ -90,6 +90,7 @@ def fit(
     data = _dataset("", flow, x, context, weights)
     data, held_out = _split(flow, data, validation, split_key)
     num_rows = len(data[0])
+    _checks.not_constant("x", data[0])
     if _checks.positive_int("batch_size", batch_size) > num_rows:
         raise ValueError(f"batch_size is {batch_size}, more than the {num_rows} training rows.")
     _checks.positive_int("max_epochs", max_epochs)
@@ -107,6 +108,7 @@ def fit(
         num_steps=num_steps,
         patience=patience if held_out is not None else None,
         progress=progress,
+        description="fit",
     )
     return FitResult(result.module, result.history, result.stop_reason, result.num_skipped)
 

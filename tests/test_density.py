@@ -125,7 +125,10 @@ def test_buffers_are_not_trained():
 def test_ctrl_c_keeps_the_best_flow_so_far():
     x = skewed_data()
     flow = flows.real_nvp(2, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0))
-    options = {"key": KEY, "patience": None, "progress": False, "batch_size": 100}
+    options = {
+        "key": KEY, "patience": None, "progress": False, "batch_size": 100,
+        "optimizer": optax.adam(1e-3),
+    }  # fmt: skip
     flows.fit(flow, x, max_epochs=1, **options)  # compiles
     threading.Timer(2.0, _thread.interrupt_main).start()
     result = flows.fit(flow, x, max_epochs=100_000, **options)
@@ -164,6 +167,8 @@ WITH_NAN = np.where(np.arange(50)[:, None] >= 7, np.nan, X)
     [
         ({"x": WITH_NAN}, ValueError, r"x has 86 non-finite .* first is in row 7"),
         ({"x": np.where(X > 1, np.inf, X)}, ValueError, "x has .* non-finite"),
+        ({"x": 1e42 * X}, ValueError, "x has .* non-finite values .* as float32"),
+        ({"x": X * [0, 1]}, ValueError, "x is constant in column 0"),
         ({"x": X[:, :1]}, ValueError, r"x must have 2 columns, got shape \(50, 1\)"),
         ({"x": X[:, 0]}, ValueError, r"x must have shape \[rows, columns\]"),
         ({"x": X[:0]}, ValueError, "x is empty"),

@@ -150,7 +150,7 @@ class Conditioned(Bijector):
     def __init__(self, bijector: Bijector, context: jax.Array):
         require_bijector("bijector", bijector)
         super().__init__(bijector.event_size)
-        context = jnp.asarray(context)
+        context = jnp.asarray(context, jnp.result_type(float, context))
         bijector._check("x", jnp.zeros(bijector.event_size), context)
         self.bijector = bijector
         self.context = Buffer(context)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flows import _checks
 from flows.bijectors.base import Bijector, Buffer
 
 
@@ -91,10 +92,5 @@ def column_moments(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x = np.asarray(x, dtype=np.float64)
     if len(x) < 2:
         raise ValueError(f"{name} must have at least 2 rows, got {len(x)}.")
-    constant = np.flatnonzero(x.max(axis=0) == x.min(axis=0))
-    if constant.size:
-        raise ValueError(
-            f"{name} is constant in column {constant[0]} ({constant.size} such columns): it has no "
-            "density. Drop these columns."
-        )
+    _checks.not_constant(name, x)
     return x.mean(axis=0), x.std(axis=0)

@@ -126,6 +126,7 @@ def distill(
         key=warm_key,
         optimizer=adam(num_warm, 1e-2 if layered else 3e-3),
         num_steps=num_warm,
+        description="warm start",
     )
     polish = warm
     if warm.stop_reason == "finished":
@@ -135,6 +136,7 @@ def distill(
             key=polish_key,
             optimizer=adam(num_steps - num_warm, 5e-4),
             num_steps=num_steps - num_warm,
+            description="polish",
         )
     if held_out is None:
         fresh, _, _ = _teacher_draws(teacher, None, jax.random.fold_in(pool_key, 1))
@@ -223,6 +225,10 @@ def _teacher_draws(teacher: Any, contexts: jax.Array | None, key: jax.Array):
         contexts = contexts[rows]
         x = _sample(teacher.condition(contexts), key, ())
     finite = jnp.isfinite(x).all(axis=-1)
+    if finite.sum() < BATCH_SIZE:
+        raise ValueError(
+            f"teacher gives non-finite draws: only {int(finite.sum())} of {POOL_SIZE} are finite."
+        )
     if not finite.all():
         warnings.warn(
             f"{int((~finite).sum())} of {POOL_SIZE} draws from the teacher are not finite and "

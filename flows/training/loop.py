@@ -71,6 +71,7 @@ def train(
     num_steps: int,
     patience: int | None = None,
     progress: bool = True,
+    description: str = "train",
 ) -> TrainingResult:
     """Minimises the mean of `objective` over the `nnx.Param`s of a module.
 
@@ -90,6 +91,7 @@ def train(
         num_steps: Largest number of steps. Without `data` they make one epoch.
         patience: Stop after this many epochs without a better validation loss; None for never.
         progress: Whether to show a bar (only where stderr is a terminal).
+        description: What to call the run on the bar.
 
     Raises:
         NonFiniteError: Every step of a chunk failed; the exception carries the best module.
@@ -116,7 +118,7 @@ def train(
         return nnx.merge(graphdef, chosen, rest)
 
     chunk, num_skipped = 10, 0
-    bar = tqdm(total=num_steps, disable=None if progress else True, unit="step")
+    bar = tqdm(total=num_steps, desc=description, disable=None if progress else True, unit="step")
     try:
         for epoch in range(num_epochs):
             epoch_key = jax.random.fold_in(key, epoch)

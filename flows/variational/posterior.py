@@ -138,6 +138,7 @@ def fit_posterior(
         optimizer=optimizer or adam(num_steps, 2e-3),
         num_steps=num_steps,
         progress=progress,
+        description="ELBO",
     )
     log_weights = _log_weights(result.module, target, final_key, NUM_DIAGNOSTIC_DRAWS)
     return Posterior(
