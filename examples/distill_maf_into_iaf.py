@@ -33,7 +33,7 @@ def main() -> None:
     print(f"   {len(fit.history['train'])} epochs, {time.perf_counter() - start:.0f} s so far")
 
     print("2. Distillation into an IAF")
-    result = flows.distill(fit.flow, data=test, key=jax.random.key(1), num_steps=6000)
+    result = flows.distill(fit.flow, data=test, key=jax.random.key(1), num_steps=5000)
     print(f"   {time.perf_counter() - start:.0f} s so far\n")
 
     gaussian = multivariate_normal.logpdf(test, train.mean(0), jnp.cov(train.T))

@@ -94,7 +94,7 @@ def losses(histories: Mapping[str, Mapping[str, Any]]) -> Figure:
             values = np.asarray(values)
             width = max(1, len(values) // 200)
             blocks = values[: len(values) // width * width].reshape(-1, width)
-            shown = np.nanmedian(blocks, axis=1)
+            shown = np.ma.median(np.ma.masked_invalid(blocks), axis=1).filled(np.nan)
             axis.plot(width * (np.arange(len(shown)) + 1), shown, color=colour, label=name)
             if len(shown) > 10 and (shown > 0).all() and shown.max() > 30 * shown.min():
                 axis.set_yscale("log")
