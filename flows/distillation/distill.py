@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.tree_util import Partial
 
 from flows import _checks
 from flows.architectures import iaf
@@ -122,7 +123,7 @@ def distill(
     stage = functools.partial(train, data=pool, batch_size=BATCH_SIZE, progress=progress)
     warm = stage(
         student,
-        _LayerMatching(teacher) if layered else negative_log_likelihood,
+        Partial(_layer_matching, teacher) if layered else negative_log_likelihood,
         key=warm_key,
         optimizer=adam(num_warm, 1e-2 if layered else 3e-3),
         num_steps=num_warm,
@@ -132,7 +133,7 @@ def distill(
     if warm.stop_reason == "finished":
         polish = stage(
             warm.module,
-            _SymmetricKL(teacher),
+            Partial(_symmetric_kl, teacher),
             key=polish_key,
             optimizer=adam(num_steps - num_warm, 5e-4),
             num_steps=num_steps - num_warm,
@@ -158,29 +159,21 @@ def distill(
     )
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["teacher"], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
-class _LayerMatching:
-    teacher: Flow
-
-    def __call__(self, student: Flow, batch: Any, key: jax.Array) -> jax.Array:
-        x, context, _ = batch
-        return matching_loss(self.teacher.bijector, student.bijector, x, context)[1]
+def _layer_matching(teacher: Flow, student: Flow, batch: Any, key: jax.Array) -> jax.Array:
+    """Objective of the warm start of an IAF twin."""
+    x, context, _ = batch
+    return matching_loss(teacher.bijector, student.bijector, x, context)[1]
 
 
-@functools.partial(jax.tree_util.register_dataclass, data_fields=["teacher"], meta_fields=[])
-@dataclasses.dataclass(frozen=True)
-class _SymmetricKL:
-    teacher: Any
-
-    def __call__(self, student: Flow, batch: Any, key: jax.Array) -> jax.Array:
-        x, context, _ = batch
-        teacher, sample_shape = self.teacher, x.shape[:-1]
-        if context is not None:
-            teacher, student = teacher.condition(context), student.condition(context)
-            sample_shape = ()
-        reverse = reverse_kl(student, teacher.log_prob, key, sample_shape)
-        return reverse + teacher.log_prob(x) - student.log_prob(x)
+def _symmetric_kl(teacher: Any, student: Flow, batch: Any, key: jax.Array) -> jax.Array:
+    """Objective of the polish: draws of both divergences, summed."""
+    x, context, _ = batch
+    sample_shape = x.shape[:-1]
+    if context is not None:
+        teacher, student = teacher.condition(context), student.condition(context)
+        sample_shape = ()
+    reverse = reverse_kl(student, teacher.log_prob, key, sample_shape)
+    return reverse + teacher.log_prob(x) - student.log_prob(x)
 
 
 def _check_teacher(teacher: Any) -> tuple[int, int | None]:
