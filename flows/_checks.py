@@ -1,5 +1,6 @@
 """Checks of what users pass in: each error names the argument, what came and what was needed."""
 
+import warnings
 from collections.abc import Collection
 from typing import Any
 
@@ -33,19 +34,33 @@ def prng_key(name: str, value: Any) -> jax.Array:
     raise TypeError(f"{name} must be a JAX random key such as jax.random.key(0), got {value!r}.")
 
 
-def table(name: str, value: Any, num_columns: int | None = None) -> jax.Array:
+def pair(name: str, value: Any) -> tuple[Any, Any]:
+    """Splits `x` or `(x, context)` into x and a context that may be None."""
+    if not isinstance(value, tuple):
+        return value, None
+    if len(value) != 2:
+        raise ValueError(f"{name} as a tuple must be (x, context), got {len(value)} entries.")
+    return value
+
+
+def table(
+    name: str, value: Any, num_columns: int | None = None, *, integers: bool = False
+) -> jax.Array:
     """Returns `value` as a finite floating-point array [rows, columns], or raises.
 
     Args:
         name: What the caller calls the argument.
         value: Anything `numpy.asarray` understands.
         num_columns: The number of columns needed, if it is known.
+        integers: Whether integers and bools are welcome (as in a context) and converted.
 
     Raises:
         TypeError: The values are not floating-point numbers.
         ValueError: Wrong rank, no rows, wrong number of columns, or NaN or infinite values.
     """
     array = np.asarray(value)
+    if integers and (array.dtype == bool or jnp.issubdtype(array.dtype, jnp.integer)):
+        array = array.astype(float)
     if not jnp.issubdtype(array.dtype, jnp.floating):
         raise TypeError(
             f"{name} must hold floating-point numbers, got dtype {array.dtype}. A density over "
@@ -58,9 +73,24 @@ def table(name: str, value: Any, num_columns: int | None = None) -> jax.Array:
     if not array.shape[0]:
         raise ValueError(f"{name} is empty: its shape is {array.shape}.")
     with np.errstate(over="ignore"):
-        array = array.astype(jnp.result_type(float))  # what overflows here is reported below
-    finite(name, array)
-    return jnp.asarray(array)
+        kept = array.astype(jnp.result_type(float))  # what overflows here is reported below
+    finite(name, kept)
+    _warn_of_lost_digits(name, array, kept)
+    return jnp.asarray(kept)
+
+
+def _warn_of_lost_digits(name: str, array: np.ndarray, kept: np.ndarray) -> None:
+    """Warns of columns whose variation is lost to rounding in `kept`."""
+    spread = np.std(array, axis=0, dtype=np.float64)
+    step = np.spacing(np.abs(kept).max(axis=0)).astype(np.float64)
+    coarse = np.flatnonzero((spread > 0) & (spread < 100 * step))
+    if kept.dtype != array.dtype and coarse.size:
+        warnings.warn(
+            f"{name} column {coarse[0]} varies by {spread[coarse[0]]:.3g} only, and {kept.dtype} "
+            f"keeps steps of {step[coarse[0]]:.3g} there ({coarse.size} such columns): subtract "
+            "an offset first, or set jax_enable_x64.",
+            stacklevel=4,
+        )
 
 
 def not_constant(name: str, array: Any) -> None:

@@ -49,13 +49,15 @@ def maf(
     Cost: `log_prob` is parallel, one network pass a layer; `sample` takes event_size passes.
 
     Args:
-        event_size: Size of the vectors; 1 is allowed.
+        event_size: Size of the vectors. 1 is allowed; affine layers then make a normal, whose
+            mean and scale may depend on the context.
         num_layers: Number of layers; compile time does not depend on it.
         hidden_sizes: Width of each hidden layer of a layer's network.
         context_size: Size of the context, for p(x | context); None for no context.
         transformer: The univariate map T; `flows.bijectors.Affine()` by default.
         base: Distribution of the noise; `flows.StandardNormal(event_size)` by default.
-        permutation: "reverse" turns the order round after each layer, "random" shuffles it.
+        permutation: "reverse" turns the order round between layers, "random" shuffles it between
+            every second pair and turns it round between the others.
         residual: Whether the networks' hidden layers are residual (needs equal `hidden_sizes`).
         activation: "relu", "gelu", "silu" or "tanh".
         standardize_with: Data [rows, event_size], or a pair (data, context): puts a fixed
@@ -200,7 +202,13 @@ def _flow(
         )
         return Chain([make_layer(rngs), permute])
 
-    bijector: Bijector = Stack(permuted_layer, num_layers, rngs=rngs)
+    stack = Stack(permuted_layer, num_layers, rngs=rngs)
+    if permutation == "random":
+        # Every second order is a reversal: a coupling then maps what its neighbour passes, and no
+        # coordinate is left out by chance.
+        order = stack.layers.bijectors[1].order
+        order[...] = order[...].at[::2].set(jnp.arange(event_size - 1, -1, -1))
+    bijector: Bijector = stack
     if standardize_with is not None:
         bijector = _standardized(bijector, standardize_with)
     return Flow(StandardNormal(event_size) if base is None else base, bijector)
@@ -208,12 +216,12 @@ def _flow(
 
 def _standardized(bijector: Bijector, data: Any) -> Bijector:
     """Whitens the data, and standardises the context where one is given."""
-    x, context = data if isinstance(data, tuple) else (data, None)
+    x, context = _checks.pair("standardize_with", data)
     if context is not None:
         _checks.context_wanted("standardize_with[1]", True, bijector.context_size)
-        context = _checks.table("standardize_with[1]", context, bijector.context_size)
+        _checks.table("standardize_with[1]", context, bijector.context_size, integers=True)
         loc, scale = column_moments("standardize_with[1]", np.asarray(context))
         as_array = lambda moment: jnp.asarray(moment, jnp.result_type(float))
         bijector = StandardizedContext(bijector, as_array(loc), as_array(scale))
-    x = _checks.table("standardize_with", x, bijector.event_size)
+    _checks.table("standardize_with", x, bijector.event_size)
     return Chain([whitening(np.asarray(x)), bijector])

@@ -51,11 +51,11 @@ def fit(
         flow: The flow to start from; it is not changed.
         x: Finite floating-point data [N, event_size].
         context: Context of each row [N, context_size], for a conditional flow.
-        weights: Non-negative weight of each row [N].
-        validation: What to choose the best epoch on: a fraction of the rows to hold out, an array
-            like `x`, a pair (x, context), or None for no validation.
+        weights: Non-negative weight of each row [N]; their scale does not matter.
+        validation: What to choose the best epoch on: a fraction of the rows to hold out (with
+            their weights), an array like `x`, a pair (x, context) (both unweighted), or None.
         key: Random key for shuffling and for the held-out split.
-        optimizer: Any optax optimizer; by default Adam with warm-up to 3e-3, cosine decay to zero
+        optimizer: An optax optimizer; by default Adam with warm-up to 3e-3, cosine decay to zero
             over `max_epochs`, and gradient-norm clipping.
         batch_size: Rows in a batch; at most the number of training rows.
         max_epochs: Largest number of passes over the data.
@@ -85,10 +85,15 @@ def fit(
         5
     """
     require_flow("flow", flow)
+    if flow.batch_shape:
+        raise ValueError(
+            f"flow must have no batch shape, got {flow.batch_shape}: fit the conditional flow "
+            "itself, before .condition(context), and pass context=..."
+        )
     key = _checks.prng_key("key", key)
     split_key, train_key = jax.random.split(key)
     data = _dataset("", flow, x, context, weights)
-    data, held_out = _split(flow, data, validation, split_key)
+    data, held_out = map(_with_mean_weight_one, _split(flow, data, validation, split_key))
     num_rows = len(data[0])
     _checks.not_constant("x", data[0])
     if _checks.positive_int("batch_size", batch_size) > num_rows:
@@ -126,7 +131,7 @@ def _dataset(prefix: str, flow: Flow, x: Any, context: Any, weights: Any = None)
     x = _checks.table(f"{prefix}x", x, flow.event_size)
     _checks.context_wanted(f"{prefix}context", context is not None, flow.context_size)
     if context is not None:
-        context = _checks.table(f"{prefix}context", context, flow.context_size)
+        context = _checks.table(f"{prefix}context", context, flow.context_size, integers=True)
         _checks.same_length(f"{prefix}context", context, f"{prefix}x", x)
     if weights is not None:
         weights = np.asarray(weights, dtype=float)
@@ -139,16 +144,29 @@ def _dataset(prefix: str, flow: Flow, x: Any, context: Any, weights: Any = None)
                 f"weights must not be negative and not all zero, got {(weights < 0).sum()} "
                 f"negative values and a sum of {weights.sum():g}."
             )
-        weights = jnp.asarray(weights / weights.mean(), x.dtype)
+        weights = jnp.asarray(weights, x.dtype)
     return x, context, weights
+
+
+def _with_mean_weight_one(data: Any) -> Any:
+    """Scales the weights, so that a plain mean over rows is the weighted mean."""
+    if data is None or data[2] is None:
+        return data
+    x, context, weights = data
+    if not weights.sum() > 0:
+        raise ValueError(
+            f"weights are all zero in the {len(x)} rows of the training or the held-out part: "
+            "pass more rows of positive weight, or validation=None."
+        )
+    return x, context, weights / weights.mean()
 
 
 def _split(flow: Flow, data: Any, validation: Any, key: jax.Array):
     """Returns the training rows and the validation rows (or None)."""
     if validation is None:
         return data, None
-    if not isinstance(validation, int | float):
-        x, context = validation if isinstance(validation, tuple) else (validation, None)
+    if np.ndim(validation[0] if isinstance(validation, tuple) else validation):
+        x, context = _checks.pair("validation", validation)
         return data, _dataset("validation ", flow, x, context)
     num_rows = len(data[0])
     if not 0 < validation < 1:

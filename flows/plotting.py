@@ -29,6 +29,8 @@ def corner(
         sigma of a plane normal) of the points below it.
     """
     sets = {label: np.asarray(points) for label, points in samples.items()}
+    if not 1 <= len(sets) <= len(COLOURS):
+        raise ValueError(f"samples must hold 1 to {len(COLOURS)} sets, got {len(sets)}.")
     first = next(iter(sets.values()))
     size = first.shape[1]
     names = [f"x{i}" for i in range(size)] if names is None else list(names)
@@ -70,6 +72,8 @@ def _contours(axis, x, y, x_edges, y_edges, colour) -> None:
         smooth += (0.25, 0.5, 0.25)[j] * (0.25, 0.5, 0.25)[i] * window
     ordered = np.sort(smooth.ravel())[::-1]
     cumulative = np.cumsum(ordered) / max(ordered.sum(), 1)
+    if not ordered.any():
+        return  # nothing of this set lies in the picture
     levels = np.unique([ordered[np.searchsorted(cumulative, share)] for share in (0.865, 0.393)])
     centres = [(edges[1:] + edges[:-1]) / 2 for edges in (x_edges, y_edges)]
     axis.contour(*centres, smooth, levels=levels, colors=colour, linewidths=0.9)

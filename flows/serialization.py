@@ -57,6 +57,7 @@ def save(path: str | os.PathLike, flow: Flow) -> None:
     }
     entries: dict[str, Any] = {"recipe": np.array(json.dumps(header))}
     entries |= {name: np.asarray(value) for name, value in _arrays(flow).items()}
+    _check_rebuilds(header["flow"], entries)
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -65,6 +66,28 @@ def save(path: str | os.PathLike, flow: Flow) -> None:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _check_rebuilds(recipe: Any, entries: dict[str, Any]) -> None:
+    """Raises unless `load` will be able to rebuild the flow: better now than when it is gone."""
+    try:
+        wanted = _shapes(nnx.eval_shape(lambda: _build(recipe)))
+    except (TypeError, ValueError, KeyError, AttributeError) as error:
+        raise TypeError(f"flow cannot be saved, it could not be loaded again: {error}") from error
+    for name, array in entries.items():
+        if name == "recipe":
+            continue
+        if array.dtype.kind != "f":
+            raise TypeError(f"flow cannot be saved: {name} has dtype {array.dtype}.")
+        if wanted.get(name) != array.shape:
+            raise TypeError(
+                f"flow cannot be saved: {name} has shape {array.shape}, and its constructor makes "
+                f"{wanted.get(name)}. Save the members of an ensemble one by one."
+            )
+
+
+def _shapes(flow: Flow) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(leaf.shape) for name, leaf in _arrays(flow).items()}
 
 
 def load(path: str | os.PathLike) -> Flow:
@@ -99,7 +122,7 @@ def load(path: str | os.PathLike) -> Flow:
         flow = nnx.eval_shape(lambda: _build(header["flow"]))
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} does not fit this version of flows-jax: {error}") from error
-    wanted = {name: tuple(spec.shape) for name, spec in _arrays(flow).items()}
+    wanted = _shapes(flow)
     found = {name: array.shape for name, array in arrays.items()}
     if wanted != found:
         differ = sorted(name for name in wanted | found if wanted.get(name) != found.get(name))
@@ -130,7 +153,8 @@ def _recipe(value: Any, name: str) -> Any:
     if isinstance(value, tuple | list | nnx.List):
         return {"list": [_recipe(item, f"{name}[{i}]") for i, item in enumerate(value)]}
     if isinstance(value, Stack):
-        return {"stack": _recipe(value.layers, f"{name}.layers"), "num_layers": value.num_layers}
+        one_layer = jax.tree.map(lambda array: array[0], value.layers)
+        return {"stack": _recipe(one_layer, f"{name}.layers"), "num_layers": value.num_layers}
     if isinstance(value, nnx.Module):
         parameters = inspect.signature(type(value).__init__).parameters
         missing = [p for p in parameters if p not in ("self", "rngs") and not hasattr(value, p)]

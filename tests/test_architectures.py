@@ -77,6 +77,25 @@ def test_custom_transformer_and_base():
     assert np.abs(log_det).max() <= 5 * 2 * 0.5 + 1e-5
 
 
+@pytest.mark.parametrize("event_size", [2, 3, 4, 7])
+@pytest.mark.parametrize("num_layers", [2, 3, 8])
+def test_couplings_leave_no_coordinate_out(event_size, num_layers):
+    for seed in range(20):
+        flow = flows.real_nvp(
+            event_size, num_layers=num_layers, hidden_sizes=(4,), rngs=nnx.Rngs(seed)
+        )
+        graphdef, params, rest = nnx.split(flow, nnx.Param, ...)
+        ones = jax.tree.map(jnp.ones_like, params)  # each layer shifts what it maps, upwards
+        y = nnx.merge(graphdef, ones, rest).bijector.forward(jnp.zeros(event_size))
+        assert (y > 0).all()
+
+
+def test_float64_data_with_a_large_offset_is_warned_about():
+    x = 2460000.5 + np.random.default_rng(0).uniform(0, 2, (200, 1))
+    with pytest.warns(UserWarning, match="standardize_with column 0 varies by .* only"):
+        flows.maf(1, standardize_with=x, rngs=nnx.Rngs(0))
+
+
 def test_depth_is_compiled_once():
     def lines(num_layers):
         flow = flows.maf(3, num_layers=num_layers, hidden_sizes=(8,), rngs=nnx.Rngs(0))
@@ -93,6 +112,7 @@ def test_depth_is_compiled_once():
         ({"event_size": 2.5}, TypeError, "event_size must be an int"),
         ({"num_layers": 0}, ValueError, "num_layers must be at least 1"),
         ({"hidden_sizes": (8, 0)}, ValueError, "hidden_sizes must be at least 1"),
+        ({"hidden_sizes": 8}, TypeError, "hidden_sizes must be a sequence"),
         ({"hidden_sizes": ()}, ValueError, "hidden_sizes must name at least one"),
         ({"hidden_sizes": (8, 4), "residual": True}, ValueError, "residual=True needs equal"),
         ({"context_size": 0}, ValueError, "context_size must be at least 1"),

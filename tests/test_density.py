@@ -137,7 +137,54 @@ def test_ctrl_c_keeps_the_best_flow_so_far():
     assert float(result.flow.log_prob(x).mean()) > float(flow.log_prob(x).mean())
 
 
-def test_steps_that_are_not_finite_are_skipped_counted_and_reported():
+def test_ctrl_c_without_validation_leaves_a_flow_that_works():
+    x = skewed_data(200)
+    options = {"validation": None, "optimizer": optax.adam(1e-3), "progress": False}
+    for _ in range(5):
+        threading.Timer(0.3, _thread.interrupt_main).start()
+        result = flows.fit(
+            gaussian_model(), x, key=KEY, batch_size=100, max_epochs=1_000_000, **options
+        )
+        assert result.stop_reason == "interrupted"
+        assert np.isfinite(result.flow.log_prob(x)).all()
+
+
+def test_optimizers_that_keep_the_parameters_do_not_harm_the_flow():
+    x, flow = skewed_data(500), gaussian_model()
+    flows.fit(flow, x, key=KEY, optimizer=optax.contrib.dog(1.0), max_epochs=1, progress=False)
+    assert np.isfinite(flow.log_prob(x)).all()
+
+
+def test_held_out_weights_count():
+    x = np.random.default_rng(0).normal(size=(2000, 2)) + 3.0
+    weights = np.random.default_rng(1).pareto(1.5, size=2000)
+    result = flows.fit(
+        gaussian_model(), x, weights=weights, validation=0.5, key=KEY, max_epochs=1,
+        optimizer=optax.sgd(0.0), batch_size=1000, progress=False,
+    )  # fmt: skip
+    nll = -np.asarray(gaussian_model().log_prob(x))
+    parts = [result.history[name][0] for name in ("train", "validation")]
+    total = np.average(nll, weights=weights)
+    assert min(parts) - 1e-3 < total < max(parts) + 1e-3  # each is a weighted mean of its part
+    with pytest.raises(ValueError, match=r"weights are all zero in the .* held-out part"):
+        flows.fit(
+            gaussian_model(), x, weights=np.arange(2000) < 1, key=KEY, max_epochs=1,
+            progress=False,
+        )  # fmt: skip
+
+
+def test_validation_that_is_not_finite_is_reported():
+    x = skewed_data(500)
+    with pytest.warns(UserWarning, match="validation loss was not finite in 2 of 2 epochs"):
+        flows.fit(
+            gaussian_model(), x, validation=np.full((1, 2), 1e25), key=KEY, max_epochs=2,
+            progress=False,
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("seconds", [1e-9, 0.3])
+def test_steps_that_are_not_finite_are_skipped_counted_and_reported(seconds, monkeypatch):
+    monkeypatch.setattr("flows.training.loop.SECONDS_PER_CHUNK", seconds)
     x = skewed_data(1000)
     x[3] = 3e38  # finite, but its density is not
     with pytest.warns(UserWarning, match="5 training steps had a non-finite loss"):
@@ -151,7 +198,9 @@ def test_steps_that_are_not_finite_are_skipped_counted_and_reported():
 
 def test_a_fit_that_only_fails_stops_with_the_flow():
     x = np.full((100, 2), 3e38) * np.random.default_rng(0).uniform(0.9, 1, (100, 2))
-    with pytest.raises(flows.training.NonFiniteError, match="not finite in all of steps") as info:
+    with pytest.raises(
+        flows.training.NonFiniteError, match=r"not finite in \d+ steps in a row"
+    ) as info:
         flows.fit(gaussian_model(), x, validation=None, key=KEY, batch_size=10, progress=False)
     assert isinstance(info.value.module, flows.Flow)
 
@@ -195,6 +244,13 @@ WITH_NAN = np.where(np.arange(50)[:, None] >= 7, np.nan, X)
         ({"validation": 1.5}, ValueError, "validation as a fraction .* got 1.5"),
         ({"validation": X[:, :1]}, ValueError, "validation x must have 2 columns"),
         ({"x": X[:1], "batch_size": 1}, ValueError, "too few to hold out"),
+        ({"validation": (X, X, X)}, ValueError, r"validation as a tuple must be \(x, context\)"),
+        ({"optimizer": 1e-3}, TypeError, "optimizer must be an optax optimizer, got 0.001"),
+        (
+            {"flow": CONDITIONAL.condition(X[:, :1])},
+            ValueError,
+            r"flow must have no batch shape, got \(50,\)",
+        ),
         ({"key": 0}, TypeError, "key must be a JAX random key"),
         (
             {"flow": distrax.Transformed(

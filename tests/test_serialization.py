@@ -112,6 +112,42 @@ class Forgetful(Shifted):
         super().__init__(event_size, amount)
 
 
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    ensemble = jax.vmap(lambda key: flows.maf(2, rngs=nnx.Rngs(key)))(
+        jax.random.split(jax.random.key(0), 3)
+    )
+    half = jax.tree.map(lambda a: a.astype("bfloat16"), flows.maf(2, rngs=nnx.Rngs(0)))
+
+    class Local(Shifted):
+        pass
+
+    local = flows.Flow(flows.StandardNormal(2), Local(2, 0.5))
+    for flow, match in [
+        (ensemble, "Save the members of an ensemble one by one"),
+        (half, "has dtype bfloat16"),
+        (local, "could not be loaded again"),
+    ]:
+        with pytest.raises(TypeError, match=match):
+            flows.save(tmp_path / "a", flow)
+    assert not list(tmp_path.iterdir())
+
+
+def test_stacks_of_any_bijector_are_saved(tmp_path):
+    stack = flows.bijectors.Stack(
+        lambda rngs: flows.bijectors.Chain(
+            [
+                flows.bijectors.Coupling(2, rngs=rngs),
+                flows.bijectors.TriangularAffine(np.zeros(2), np.eye(2)),
+            ]
+        ),
+        3,
+        rngs=nnx.Rngs(0),
+    )
+    flow = flows.Flow(flows.StandardNormal(2), stack)
+    flows.save(tmp_path / "a", flow)
+    jax.tree.map(np.testing.assert_array_equal, flow, flows.load(tmp_path / "a"))
+
+
 def test_own_bijectors(tmp_path):
     flow = flows.Flow(flows.StandardNormal(2), Shifted(2, 0.5))
     flows.save(tmp_path / "a", flow)

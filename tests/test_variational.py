@@ -10,8 +10,9 @@ from flax import nnx
 from helpers import perturbed
 
 import flows
+from flows.training.loop import _run
 from flows.variational.diagnostics import diagnose
-from flows.variational.laplace import laplace_start
+from flows.variational.laplace import _search, laplace_start
 from flows.variational.objectives import reverse_kl
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
@@ -32,7 +33,7 @@ LOG_EVIDENCE = 1.5 * np.log(2 * np.pi) + np.log(np.diagonal(TRIL)).sum()
 
 
 def test_laplace_start_is_exact_for_a_normal():
-    start = laplace_start(gaussian, 3, KEY)
+    start = laplace_start(jax.tree_util.Partial(gaussian), 3, KEY)
     np.testing.assert_allclose((start.loc[...] - LOC) / jnp.diagonal(TRIL), 0, atol=0.02)
     ratio = jnp.linalg.solve(TRIL, start.scale_tril)
     np.testing.assert_allclose(ratio @ ratio.T, np.eye(3), atol=0.02)
@@ -95,6 +96,51 @@ def test_path_gradient_is_unbiased():
     np.testing.assert_allclose(value, total(q, KEY), rtol=1e-5)
 
 
+def test_a_target_whose_data_changed_is_fitted_anew():
+    data = jnp.zeros(2)
+
+    def target(theta):
+        return -0.5 * jnp.sum((theta - data) ** 2)
+
+    for centre in (0.0, 5.0):
+        data = jnp.full(2, centre)
+        posterior = flows.fit_posterior(
+            target, event_size=2, key=KEY, num_steps=100, progress=False
+        )
+        assert abs(posterior.sample(KEY, 5000).mean() - centre) < 0.1
+
+
+def test_a_target_that_is_a_pytree_does_not_recompile():
+    density = lambda loc, theta: -0.5 * jnp.sum((theta - loc) ** 2)
+    compiled = []
+    for centre in (0.0, 5.0):
+        target = jax.tree_util.Partial(density, jnp.full(2, centre))
+        posterior = flows.fit_posterior(
+            target, event_size=2, key=KEY, num_steps=100, progress=False
+        )
+        assert abs(posterior.sample(KEY, 5000).mean() - centre) < 0.1
+        compiled.append((_run._cache_size(), _search._cache_size()))
+    assert compiled[0] == compiled[1]
+
+
+def test_a_posterior_not_to_be_trusted_is_warned_about():
+    heavy = lambda theta: -jnp.log1p(theta**2).sum()
+    with pytest.warns(UserWarning, match="not to be trusted"):
+        flows.fit_posterior(heavy, event_size=1, key=KEY, num_steps=50, progress=False)
+
+
+def test_khat_when_few_draws_carry_all_the_weight():
+    for bulk in (-np.inf, -50.0):
+        log_weights = np.full(10_000, bulk)
+        log_weights[0] = 0.0
+        diagnostics = diagnose(log_weights)
+        assert diagnostics.khat == np.inf
+        assert "DO NOT TRUST" in str(diagnostics)
+    assert not diagnose(
+        np.concatenate([np.full(9000, np.nan), np.arange(1000.0) / 1e3])
+    ).trustworthy
+
+
 @pytest.mark.parametrize("shape", [0.3, 0.9])
 def test_khat_recovers_the_tail_of_the_weights(shape):
     weights = scipy.stats.pareto(1 / shape).rvs(20_000, random_state=0)
@@ -141,6 +187,11 @@ def test_a_flow_of_the_users_own_is_trained():
             {"flow": flows.maf(2, context_size=1, rngs=nnx.Rngs(0))},
             ValueError,
             "context.* is missing",
+        ),
+        (
+            {"flow": flows.maf(2, context_size=1, rngs=nnx.Rngs(0)).condition(jnp.ones((5, 1)))},
+            ValueError,
+            r"flow must have no batch shape, got \(5,\)",
         ),
         ({"num_steps": 0}, ValueError, "num_steps must be at least 1"),
         ({"num_samples": 0}, ValueError, "num_samples must be at least 1"),

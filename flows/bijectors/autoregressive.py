@@ -83,5 +83,7 @@ class MaskedAutoregressive(Bijector):
             x_i, log_det_i = self.transformer.inverse_and_log_det(y[..., i], params)
             return x.at[..., i].set(x_i), log_det_i
 
-        x, log_det = jax.lax.scan(solve_next, jnp.zeros_like(y), jnp.arange(self.event_size))
+        dtype = jnp.result_type(y, *jax.tree.leaves(self.conditioner))
+        start = jnp.zeros(y.shape, dtype)
+        x, log_det = jax.lax.scan(solve_next, start, jnp.arange(self.event_size))
         return x, log_det.sum(axis=0)

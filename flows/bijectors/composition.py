@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flows import _checks
-from flows.bijectors.base import Bijector, Buffer, require_bijector
+from flows.bijectors.base import Bijector, require_bijector
 
 
 class Chain(Bijector):
@@ -112,7 +112,9 @@ class Stack(Bijector):
 
         dtype = jnp.result_type(x, *jax.tree.leaves(self.layers))  # the carry keeps its type
         x, log_det = x.astype(dtype), jnp.zeros(x.shape[:-1], dtype)
-        (x, log_det), _ = jax.lax.scan(step, (x, log_det), self.layers, reverse=reverse)
+        (x, log_det), _ = jax.lax.scan(
+            step, (x, log_det), self.layers, length=self.num_layers, reverse=reverse
+        )
         return x, log_det
 
 
@@ -139,6 +141,10 @@ class Inverse(Bijector):
         return self.bijector.forward_and_log_det(y, context)
 
 
+class Context(nnx.Variable):
+    """A bound context: not trained, but differentiable."""
+
+
 class Conditioned(Bijector):
     """A conditional bijector with its context bound: an unconditional one.
 
@@ -153,7 +159,7 @@ class Conditioned(Bijector):
         context = jnp.asarray(context, jnp.result_type(float, context))
         bijector._check("x", jnp.zeros(bijector.event_size), context)
         self.bijector = bijector
-        self.context = Buffer(context)
+        self.context = Context(context)
 
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None

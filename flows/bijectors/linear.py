@@ -36,6 +36,13 @@ class TriangularAffine(Bijector):
                 f"{jnp.shape(loc)} and {jnp.shape(scale_tril)}."
             )
         super().__init__(size)
+        if not isinstance(scale_tril, jax.core.Tracer):
+            values = np.asarray(scale_tril)
+            if (np.diagonal(values) <= 0).any() or np.triu(values, 1).any():
+                raise ValueError(
+                    "scale_tril must be lower triangular with a positive diagonal, got "
+                    f"{values.tolist()}."
+                )
         self.trainable = trainable
         variable = nnx.Param if trainable else Buffer
         diagonal = jnp.diagonal(scale_tril)

@@ -79,6 +79,8 @@ class MLP(nnx.Module):
         activation: str = "silu",
         rngs: nnx.Rngs,
     ):
+        if not isinstance(hidden_sizes, Sequence):
+            raise TypeError(f"hidden_sizes must be a sequence of ints, got {hidden_sizes!r}.")
         sizes = tuple(_checks.positive_int("hidden_sizes", size) for size in hidden_sizes)
         if not sizes:
             raise ValueError("hidden_sizes must name at least one hidden layer, got none.")

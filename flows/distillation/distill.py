@@ -15,7 +15,7 @@ from jax.tree_util import Partial
 from flows import _checks
 from flows.architectures import iaf
 from flows.density import negative_log_likelihood
-from flows.distillation.layerwise import has_iaf_twin, iaf_twin, matching_loss, same_layout
+from flows.distillation.layerwise import equal, has_iaf_twin, iaf_twin, matching_loss, same_layout
 from flows.distillation.report import DistillReport, make_report
 from flows.distributions import Flow, require_flow
 from flows.training import adam, train
@@ -119,6 +119,7 @@ def distill(
         isinstance(teacher, Flow)
         and has_iaf_twin(teacher.bijector)
         and same_layout(teacher.bijector, student.bijector)
+        and equal(teacher.base, student.base)
     )
     stage = functools.partial(train, data=pool, batch_size=BATCH_SIZE, progress=progress)
     warm = stage(
@@ -192,7 +193,7 @@ def _check_teacher(teacher: Any) -> tuple[int, int | None]:
 
 def _held_out(data: Any, event_size: int, context_size: int | None, key: jax.Array):
     """Returns (points to score on, contexts to train on, contexts of the points), or Nones."""
-    x, context = data if isinstance(data, tuple) else (data, None)
+    x, context = _checks.pair("data", data)
     _checks.context_wanted("data[1], the context,", context is not None, context_size)
     if x is None:
         return None, None, None
@@ -200,11 +201,13 @@ def _held_out(data: Any, event_size: int, context_size: int | None, key: jax.Arr
     order = jax.random.permutation(key, len(x))
     if context is None:
         return x[order[:MAX_HELD_OUT]], None, None
-    context = _checks.table("data[1]", context, context_size)
+    context = _checks.table("data[1]", context, context_size, integers=True)
     _checks.same_length("data[1]", context, "data[0]", x)
-    if len(x) < 2:
-        raise ValueError("data must have at least 2 rows, to train on and to score on, got 1.")
-    num_scored = min(MAX_HELD_OUT, max(1, len(x) // 10))
+    if len(x) < 20:
+        raise ValueError(
+            f"data must have at least 20 rows, a tenth of which is scored, got {len(x)}."
+        )
+    num_scored = min(MAX_HELD_OUT, len(x) // 10)
     scored, trained = order[:num_scored], order[num_scored:]
     return x[scored], context[trained], context[scored]
 

@@ -6,6 +6,8 @@ is a K-layer IAF, and one parallel pass of the teacher from data to noise gives 
 input, output and parameters to learn from, without sampling and without a sequential step.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -14,13 +16,18 @@ from flows.bijectors import (
     Affine,
     Bijector,
     Chain,
-    Coupling,
+    Elementwise,
     Inverse,
     Inverted,
     MaskedAutoregressive,
+    Permutation,
+    Reverse,
     Stack,
     StandardizedContext,
+    TriangularAffine,
 )
+
+NETWORK_FREE = (Elementwise, Permutation, Reverse, TriangularAffine)
 
 
 def is_maf_layer(bijector: Bijector) -> bool:
@@ -34,12 +41,18 @@ def is_maf_layer(bijector: Bijector) -> bool:
 
 
 def has_iaf_twin(bijector: Bijector) -> bool:
-    """Whether every network in the bijector belongs to an affine MAF layer."""
-    if is_maf_layer(bijector):
+    """Whether the bijector is made of affine MAF layers and maps without networks, and no more."""
+    return _is_supported(bijector) and _has_maf_layer(bijector)
+
+
+def _is_supported(bijector: Bijector) -> bool:
+    if is_maf_layer(bijector) or isinstance(bijector, NETWORK_FREE):
         return True
-    return not isinstance(bijector, MaskedAutoregressive | Coupling) and all(
-        has_iaf_twin(part) for part in _parts(bijector)
-    )
+    return bool(_parts(bijector)) and all(map(_is_supported, _parts(bijector)))
+
+
+def _has_maf_layer(bijector: Bijector) -> bool:
+    return is_maf_layer(bijector) or any(map(_has_maf_layer, _parts(bijector)))
 
 
 def _parts(bijector: Bijector) -> list[Bijector]:
@@ -47,7 +60,7 @@ def _parts(bijector: Bijector) -> list[Bijector]:
         return list(bijector.bijectors)
     if isinstance(bijector, Stack):
         return [bijector.layers]
-    if isinstance(bijector, Inverse | StandardizedContext):
+    if isinstance(bijector, StandardizedContext):
         return [bijector.bijector]
     return []
 
@@ -75,7 +88,7 @@ def iaf_twin(bijector: Bijector, rngs: nnx.Rngs) -> Bijector:
     elif isinstance(twin, Stack):
         keys = jax.random.split(rngs.params(), twin.num_layers)
         twin.layers = jax.vmap(lambda layer, key: iaf_twin(layer, nnx.Rngs(key)))(twin.layers, keys)
-    elif isinstance(twin, Inverse | StandardizedContext):
+    elif isinstance(twin, StandardizedContext):
         twin.bijector = iaf_twin(twin.bijector, rngs)
     return twin
 
@@ -88,12 +101,22 @@ def same_layout(teacher: Bijector, student: Bijector) -> bool:
         return False
     if isinstance(teacher, Stack) and teacher.num_layers != student.num_layers:
         return False
+    if isinstance(teacher, StandardizedContext) and not (
+        equal(teacher.loc, student.loc) and equal(teacher.scale, student.scale)
+    ):
+        return False
     if _parts(teacher):
         return all(map(same_layout, _parts(teacher), _parts(student)))
-    theirs, ours = jax.tree.leaves(teacher), jax.tree.leaves(student)
-    same_tree = jax.tree.structure(teacher) == jax.tree.structure(student)  # type: ignore[operator]
-    return same_tree and all(
-        a.shape == b.shape and bool((a == b).all()) for a, b in zip(theirs, ours, strict=True)
+    return equal(teacher, student)
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two pytrees are equal, array by array."""
+    if jax.tree.structure(a) != jax.tree.structure(b):  # type: ignore[operator]
+        return False
+    return all(
+        x.shape == y.shape and bool((x == y).all())
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )
 
 

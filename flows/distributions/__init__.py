@@ -1,6 +1,14 @@
 """Distributions: flows and their bases, each an nnx module and a distrax distribution."""
 
 from flows.distributions.bases import DiagonalNormal, Distribution, StandardNormal, StudentT
-from flows.distributions.flow import Flow, require_flow
+from flows.distributions.flow import Flow, require_flow, require_single
 
-__all__ = ["DiagonalNormal", "Distribution", "Flow", "StandardNormal", "StudentT", "require_flow"]
+__all__ = [
+    "DiagonalNormal",
+    "Distribution",
+    "Flow",
+    "StandardNormal",
+    "StudentT",
+    "require_flow",
+    "require_single",
+]

@@ -6,6 +6,7 @@ import distrax
 import jax
 from tensorflow_probability.substrates.jax import distributions as tfd
 
+from flows import _checks
 from flows.bijectors.base import Bijector, require_bijector
 from flows.bijectors.composition import Conditioned
 from flows.distributions.bases import Distribution
@@ -128,6 +129,16 @@ def require_flow(name: str, value: Any) -> None:
             f"{name} must be a flows.Flow, got {type(value).__module__}.{type(value).__name__}. "
             "Inside raw distrax objects nnx cannot see parameters and training would silently do "
             "nothing: use flows.Flow(base, bijector)."
+        )
+
+
+def require_single(name: str, flow: Flow) -> None:
+    """Raises if a flow still waits for a context, or is a batch of conditional flows."""
+    _checks.context_wanted(f"context of {name}", False, flow.context_size)
+    if flow.batch_shape:
+        raise ValueError(
+            f"{name} must have no batch shape, got {flow.batch_shape}: it was bound to a batch of "
+            "contexts by condition()."
         )
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import distrax
 import jax
+import jax.numpy as jnp
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from flows import _checks
@@ -46,7 +47,7 @@ def kl(p: Any, q: Any, *, key: jax.Array | None = None, num_samples: int = 10_00
     if not (_is_pushforward(p) or _is_pushforward(q)):
         try:
             value = p.kl_divergence(q)
-            return Estimate(value, 0 * value, 0, "closed_form")
+            return Estimate(value, jnp.zeros_like(value), 0, "closed_form")
         except NotImplementedError:
             pass
     if key is None:

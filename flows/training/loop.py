@@ -19,6 +19,7 @@ Objective = Callable[[Any, Any, jax.Array], jax.Array]
 
 SECONDS_PER_CHUNK = 0.3  # how long the compiled loop runs before the host looks in
 EVALUATION_ROWS = 4096  # rows evaluated at once
+MAX_STREAK = 20  # steps in a row that may fail before the run is stopped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +42,7 @@ class TrainingResult:
 
 
 class NonFiniteError(FloatingPointError):
-    """Every step of a chunk had a non-finite loss or gradient.
+    """Step after step had a non-finite loss or gradient.
 
     Attributes:
         module: The best module so far.
@@ -57,6 +58,7 @@ class _State(NamedTuple):
     opt_state: Any
     losses: jax.Array  # of the steps of this epoch
     num_skipped: jax.Array
+    streak: jax.Array  # steps skipped since the last good one
 
 
 def train(
@@ -75,7 +77,7 @@ def train(
 ) -> TrainingResult:
     """Minimises the mean of `objective` over the `nnx.Param`s of a module.
 
-    Steps run in a compiled loop with donated buffers, in chunks of a fraction of a second. A
+    Steps run in a compiled loop, in chunks of a fraction of a second. A
     second call with arguments of the same shapes, the same objective function and the same
     optimizer object does not recompile. Ctrl-C ends the run and keeps the best module so far.
 
@@ -86,7 +88,7 @@ def train(
         data: Pytree of arrays with equal leading axes, drawn in shuffled batches; or None.
         validation: Like `data`; evaluated after each epoch.
         key: Random key.
-        optimizer: Any optax optimizer.
+        optimizer: Any optax optimizer that needs no more than gradients and the loss.
         batch_size: Rows in a batch; each epoch leaves out the remainder of its shuffle.
         num_steps: Largest number of steps. Without `data` they make one epoch.
         patience: Stop after this many epochs without a better validation loss; None for never.
@@ -94,20 +96,19 @@ def train(
         description: What to call the run on the bar.
 
     Raises:
-        NonFiniteError: Every step of a chunk failed; the exception carries the best module.
+        NonFiniteError: 20 steps in a row, or all there were, failed; the exception carries the
+            best module.
     """
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise TypeError(f"optimizer must be an optax optimizer, got {optimizer!r}.")
     steps = num_steps if data is None else len(jax.tree.leaves(data)[0]) // batch_size
     num_epochs = -(-num_steps // steps)
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
     if jax.tree_util.all_leaves([objective]):
         objective = jax.tree_util.Partial(objective)
     run = functools.partial(_run, optimizer=optimizer, batch_size=batch_size)
-    state = _State(
-        jax.tree.map(jnp.copy, params),  # the loop donates its buffers
-        optimizer.init(params),
-        jnp.full(steps, jnp.nan),
-        jnp.zeros((), int),
-    )
+    zero = jnp.zeros((), int)
+    state = _State(params, optimizer.init(params), jnp.full(steps, jnp.nan), zero, zero)
     best, best_loss, since_best = None, np.inf, 0
     losses: list[np.ndarray] = []
     history: dict[str, list[float]] = {"train": [], "validation": []}
@@ -117,7 +118,7 @@ def train(
         chosen = state.params if best is None else best
         return nnx.merge(graphdef, chosen, rest)
 
-    chunk, num_skipped = 10, 0
+    chunk, num_skipped, start = 10, 0, 0
     bar = tqdm(total=num_steps, desc=description, disable=None if progress else True, unit="step")
     try:
         for epoch in range(num_epochs):
@@ -125,15 +126,16 @@ def train(
             order = None if data is None else _shuffle(epoch_key, data)
             start, end = 0, min(steps, num_steps - epoch * steps)
             while start < end:
-                stop, before, clock = min(start + chunk, end), num_skipped, time.monotonic()
+                stop, clock = min(start + chunk, end), time.monotonic()
                 state = run(state, start, stop, graphdef, rest, objective, data, order, epoch_key)
                 num_skipped = int(state.num_skipped)  # waits for the chunk
-                if num_skipped - before == stop - start:
+                streak = int(state.streak)
+                if streak >= MAX_STREAK or num_skipped == num_steps:
                     raise NonFiniteError(
-                        f"The loss or its gradient was not finite in all of steps {start} to "
-                        f"{stop - 1} of epoch {epoch}. Look for extreme values in the data or the "
-                        "target, or lower the learning rate; the exception's .module holds the "
-                        "best so far.",
+                        f"The loss or its gradient was not finite in {streak} steps in a row, up "
+                        f"to step {stop} of epoch {epoch}. Look for extreme values in the data or "
+                        "the target, or lower the learning rate; the exception's .module holds "
+                        "the best so far.",
                         finished_module(),
                     )
                 rate = (stop - start) / max(time.monotonic() - clock, 1e-6)
@@ -148,18 +150,27 @@ def train(
                 shown["validation"] = f"{loss:.4f}"
                 since_best += 1
                 if loss < best_loss:
-                    best, best_loss, since_best = jax.tree.map(jnp.copy, state.params), loss, 0
+                    best, best_loss, since_best = state.params, loss, 0
             bar.set_postfix(shown, refresh=False)
             if patience is not None and since_best >= patience:
                 stop_reason = "patience"
                 break
     except KeyboardInterrupt:
         stop_reason = "interrupted"
+        if len(losses) == len(history["train"]):  # keep what the cut epoch has done
+            losses.append(np.asarray(state.losses)[:start])
     finally:
         bar.close()
     if num_skipped:
         warnings.warn(
             f"{num_skipped} training steps had a non-finite loss or gradient and were skipped.",
+            stacklevel=3,
+        )
+    num_bad = int(np.sum(~np.isfinite(history["validation"])))
+    if num_bad:
+        warnings.warn(
+            f"The validation loss was not finite in {num_bad} of {len(history['validation'])} "
+            "epochs; these were passed over. Look for extreme values in the validation data.",
             stacklevel=3,
         )
     return TrainingResult(
@@ -171,7 +182,7 @@ def train(
     )
 
 
-@functools.partial(jax.jit, static_argnames=("optimizer", "batch_size"), donate_argnames=("state",))
+@functools.partial(jax.jit, static_argnames=("optimizer", "batch_size"))
 def _run(
     state, start, stop, graphdef, rest, objective, data, order, key, *, optimizer, batch_size
 ) -> _State:
@@ -188,14 +199,16 @@ def _run(
             return objective(module, batch, jax.random.fold_in(key, i)).mean()
 
         loss, grads = jax.value_and_grad(mean_loss)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        update = optax.with_extra_args_support(optimizer).update
+        updates, opt_state = update(grads, state.opt_state, state.params, value=loss)
         new = (optax.apply_updates(state.params, updates), opt_state)
         ok = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
         params, opt_state = jax.tree.map(
             functools.partial(jnp.where, ok), new, (state.params, state.opt_state)
         )
         losses = state.losses.at[i].set(loss)
-        return _State(params, opt_state, losses, state.num_skipped + ~ok)
+        streak = jnp.where(ok, 0, state.streak + 1)
+        return _State(params, opt_state, losses, state.num_skipped + ~ok, streak)
 
     return jax.lax.fori_loop(start, stop, step, state)
 

@@ -33,8 +33,14 @@ class Diagnostics:
     num_samples: int
     num_nonfinite: int
 
+    @property
+    def trustworthy(self) -> bool:
+        """Whether k-hat is below 0.7, every weight is finite and so is the ELBO."""
+        finite = self.num_nonfinite == 0 and bool(jnp.isfinite(self.elbo.value))
+        return finite and self.khat < KHAT_LIMIT
+
     def __str__(self) -> str:
-        verdict = "good" if self.khat < KHAT_LIMIT else f"DO NOT TRUST (above {KHAT_LIMIT})"
+        verdict = "good" if self.trustworthy else f"DO NOT TRUST (limit {KHAT_LIMIT})"
         return "\n".join(
             [
                 f"ELBO          {self.elbo}",
@@ -71,9 +77,14 @@ def diagnose(log_weights: np.ndarray) -> Diagnostics:
         n,
         "monte_carlo",
     )
-    constant = np.ptp(usable) < 1e-6  # q is p: there is no tail to fit
-    # psislw takes log-likelihoods, whose negatives are the log weights of leave-one-out.
-    khat = -np.inf if constant else float(array_stats.psislw(-usable)[1])
+    tail = np.sort(usable)[-max(5, int(3 * np.sqrt(n))) :]
+    if usable.min() > top - 1e-6:
+        khat = -np.inf  # q is p: there is no tail
+    elif not np.isfinite(tail).all() or len(np.unique(tail)) < 5:
+        khat = np.inf  # a few draws carry all the weight: no tail can be fitted
+    else:
+        # psislw takes log-likelihoods, whose negatives are the log weights of leave-one-out.
+        khat = float(array_stats.psislw(-usable)[1])
     return Diagnostics(
         elbo=Estimate.from_draws(jnp.asarray(usable)),
         log_evidence=log_evidence,

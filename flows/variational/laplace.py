@@ -23,7 +23,7 @@ def laplace_start(
     wins, so that a run-away mode or a singular Hessian does no harm.
 
     Args:
-        log_density: log p of one point [D], up to a constant.
+        log_density: log p of one point [D], up to a constant; a callable pytree.
         event_size: D.
         key: Random key.
 
@@ -36,6 +36,21 @@ def laplace_start(
     starts = jax.random.normal(start_key, (NUM_STARTS, event_size))
     starts = starts.at[0].set(0.0)
     draws = jax.random.normal(draw_key, (NUM_DRAWS, event_size))
+    value, loc, scale_tril = _search(log_density, starts, draws)
+    if not jnp.isfinite(value):
+        raise ValueError(
+            "target is not finite around any of the starting points: check that it is a log "
+            f"density on all of R^{event_size} (constrained parameters need a change of variables)."
+        )
+    return TriangularAffine(loc, scale_tril)
+
+
+@jax.jit
+def _search(
+    log_density: Callable[[jax.Array], jax.Array], starts: jax.Array, draws: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The best candidate's ELBO, location and Cholesky factor."""
+    event_size = starts.shape[-1]
 
     def candidate(start: jax.Array) -> tuple[jax.Array, jax.Array]:
         mode = _climb(log_density, start)
@@ -46,27 +61,18 @@ def laplace_start(
         correlation = (vectors / curvature) @ vectors.T
         return mode, scale[:, None] * jnp.linalg.cholesky(correlation)
 
-    def elbo(loc: jax.Array, scale_tril: jax.Array) -> jax.Array:
+    def elbo(gaussian: tuple[jax.Array, jax.Array]) -> jax.Array:
+        loc, scale_tril = gaussian
         entropy = jnp.log(jnp.diagonal(scale_tril)).sum()
         value = jax.vmap(log_density)(loc + draws @ scale_tril.T).mean() + entropy
         return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
-    @jax.jit
-    def search() -> tuple[jax.Array, jax.Array, jax.Array]:
-        locs, scales = jax.vmap(candidate)(starts)
-        locs = jnp.concatenate([jnp.zeros((1, event_size)), locs])
-        scales = jnp.concatenate([jnp.eye(event_size)[None], scales])
-        elbos = jax.vmap(elbo)(locs, scales)
-        best = elbos.argmax()
-        return elbos[best], locs[best], scales[best]
-
-    value, loc, scale_tril = search()
-    if not jnp.isfinite(value):
-        raise ValueError(
-            "target is not finite around any of the starting points: check that it is a log "
-            f"density on all of R^{event_size} (constrained parameters need a change of variables)."
-        )
-    return TriangularAffine(loc, scale_tril)
+    locs, scales = jax.vmap(candidate)(starts)
+    locs = jnp.concatenate([jnp.zeros((1, event_size)), locs])
+    scales = jnp.concatenate([jnp.eye(event_size)[None], scales])
+    elbos = jax.lax.map(elbo, (locs, scales))  # one at a time, for the memory of large targets
+    best = elbos.argmax()
+    return elbos[best], locs[best], scales[best]
 
 
 def _climb(log_density: Callable[[jax.Array], jax.Array], start: jax.Array) -> jax.Array:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import warnings
 from collections.abc import Callable
 
 import jax
@@ -12,7 +13,7 @@ from flax import nnx
 from flows import _checks
 from flows.architectures import real_nvp
 from flows.bijectors import Chain
-from flows.distributions import Flow, require_flow
+from flows.distributions import Flow, require_flow, require_single
 from flows.training import adam, train
 from flows.variational.diagnostics import Diagnostics, diagnose
 from flows.variational.laplace import laplace_start
@@ -80,19 +81,21 @@ def fit_posterior(
 
     Args:
         target: Log density of one point theta [D], up to a constant, on all of R^D: a
-            differentiable JAX function. Constrained parameters need a change of variables with
-            its log-Jacobian added.
+            differentiable JAX function, or a callable pytree (then a second call with arrays of
+            the same shapes does not recompile). Constrained parameters need a change of variables
+            with its log-Jacobian added.
         event_size: D; needed without a `flow`.
         flow: q to start from, unconditional; it is not changed.
         key: Random key.
         num_steps: Optimiser steps.
         num_samples: Draws from q in each step.
-        optimizer: Any optax optimizer; by default Adam with warm-up to 2e-3, cosine decay to
+        optimizer: An optax optimizer; by default Adam with warm-up to 2e-3, cosine decay to
             zero and gradient-norm clipping.
         progress: Whether to show a progress bar (only on a terminal).
 
     Returns:
-        A `Posterior`. Look at its `.diagnostics` before using it: they say when not to.
+        A `Posterior`. Its `.diagnostics` say when not to use it, and a warning does so too.
+        (With `event_size=1` affine layers can only make q a normal; give a `flow` of your own.)
 
     Raises:
         TypeError: `target` is not callable, or `flow` is not a flow.
@@ -115,7 +118,7 @@ def fit_posterior(
         raise TypeError(f"target must be a callable log density, got {target!r}.")
     if flow is not None:
         require_flow("flow", flow)
-        _checks.context_wanted("flow.condition(context)", False, flow.context_size)
+        require_single("flow", flow)
         if event_size not in (None, flow.event_size):
             raise ValueError(f"event_size is {event_size}, but flow has {flow.event_size}.")
         event_size = flow.event_size
@@ -127,10 +130,10 @@ def fit_posterior(
     key = _checks.prng_key("key", key)
     start_key, network_key, train_key, final_key = jax.random.split(key, 4)
     _check_target(target, event_size)
+    target = _as_pytree(target)
     if flow is None:
         flow = real_nvp(event_size, rngs=nnx.Rngs(network_key))
         flow.bijector = Chain([laplace_start(target, event_size, start_key), flow.bijector])
-    target = jax.tree_util.Partial(target)
     result = train(
         flow,
         _NegativeELBO(target, num_samples),
@@ -140,11 +143,14 @@ def fit_posterior(
         progress=progress,
         description="ELBO",
     )
-    log_weights = _log_weights(result.module, target, final_key, NUM_DIAGNOSTIC_DRAWS)
+    log_weights = _log_weights(result.module, target, final_key, NUM_DIAGNOSTIC_DRAWS, num_samples)
+    diagnostics = diagnose(np.asarray(log_weights))
+    if not diagnostics.trustworthy:
+        warnings.warn(f"The posterior is not to be trusted:\n{diagnostics}", stacklevel=2)
     return Posterior(
         result.module,
         {"elbo": -result.losses},
-        diagnose(np.asarray(log_weights)),
+        diagnostics,
         result.stop_reason,
         result.num_skipped,
     )
@@ -159,7 +165,18 @@ def _check_target(target: Callable[[jax.Array], jax.Array], event_size: int) -> 
         )
 
 
-@functools.partial(jax.jit, static_argnames="n")
-def _log_weights(flow: Flow, target, key: jax.Array, n: int) -> jax.Array:
+def _as_pytree(target: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
+    """A callable that `jax.jit` takes as an argument.
+
+    A pytree is taken as it is: its arrays are traced. A plain function is wrapped afresh, because
+    what it closes over is compiled in, and an equal function may close over other data by now.
+    """
+    if not jax.tree_util.all_leaves([target]):
+        return target
+    return jax.tree_util.Partial(lambda theta: target(theta))
+
+
+@functools.partial(jax.jit, static_argnames=("n", "batch_size"))
+def _log_weights(flow: Flow, target, key: jax.Array, n: int, batch_size: int) -> jax.Array:
     theta, log_q = flow.sample_and_log_prob(seed=key, sample_shape=(n,))
-    return jax.vmap(target)(theta) - log_q
+    return jax.lax.map(target, theta, batch_size=batch_size) - log_q
