@@ -34,7 +34,8 @@ class DistillResult:
     Attributes:
         student: The trained flow.
         report: KL both ways, held-out fit of both, and sampling speeds.
-        history: {"warm_start": ..., "polish": ...}, the training loss of every step.
+        history: {"warm_start": ..., "polish": ...}, the training loss of every step of the stages
+            that ran.
         stop_reason: "finished" or "interrupted" (Ctrl-C).
         num_skipped: Steps skipped because their loss or gradient was not finite.
     """
@@ -63,7 +64,7 @@ def distill(
        MAF, gets maximum likelihood on the teacher's draws instead.
     2. Polish (20 %). The sum of KL(student || teacher), by path gradients, and
        KL(teacher || student), on the teacher's draws. Reverse KL alone would drop modes
-       (Huang et al. 2019, arXiv:1907.02540v2 on probability distillation).
+       (Huang et al. 2019, Probability Distillation: A Caveat and Alternatives, UAI).
 
     Args:
         teacher: A flow, or any distrax distribution over vectors that can be sampled.
@@ -130,9 +131,9 @@ def distill(
         num_steps=num_warm,
         description="warm start",
     )
-    polish = warm
+    runs = {"warm_start": warm}
     if warm.stop_reason == "finished":
-        polish = stage(
+        runs["polish"] = stage(
             warm.module,
             Partial(_symmetric_kl, teacher),
             key=polish_key,
@@ -140,23 +141,24 @@ def distill(
             num_steps=num_steps - num_warm,
             description="polish",
         )
+    final = list(runs.values())[-1]
     if held_out is None:
         fresh, _, _ = _teacher_draws(teacher, None, jax.random.fold_in(pool_key, 1))
         held_out = fresh[:MAX_HELD_OUT]
     report = make_report(
         teacher,
-        polish.module,
+        final.module,
         held_out,
         held_out_contexts,
         "teacher draws" if data is None else "data",
         report_key,
     )
     return DistillResult(
-        polish.module,
+        final.module,
         report,
-        {"warm_start": warm.losses, "polish": polish.losses if polish is not warm else np.zeros(0)},
-        polish.stop_reason,
-        warm.num_skipped + (polish.num_skipped if polish is not warm else 0),
+        {name: run.losses for name, run in runs.items()},
+        final.stop_reason,
+        sum(run.num_skipped for run in runs.values()),
     )
 
 

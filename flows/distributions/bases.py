@@ -83,7 +83,7 @@ class StudentT(Distribution):
     """Independent Student-t coordinates with learnable `loc`, `log_scale` and `log_df`.
 
     Heavier tails than the normal, for heavy-tailed data and posteriors
-    (Andrade 2024, doi:10.1088/2632-2153/ad5ba4: per-coordinate degrees of freedom).
+    (Andrade 2024, Machine Learning: Science and Technology: per-coordinate degrees of freedom).
 
     Args:
         event_size: Size of the vectors.

@@ -21,7 +21,7 @@ def reverse_kl(
         (d/dx) [log q(x) - log p(x)]  times  dx/dphi,
 
     is unbiased, and it vanishes draw by draw when q equals p.
-    Source: Roeder et al. 2017, arXiv:1703.09194; Vaitl et al. 2022, arXiv:2206.09016.
+    Source: Roeder et al. 2017, arXiv:1703.09194; Vaitl et al. 2022, arXiv:2207.08219.
 
     Args:
         flow: q.
