@@ -81,10 +81,12 @@ def table(
 
 def _warn_of_lost_digits(name: str, array: np.ndarray, kept: np.ndarray) -> None:
     """Warns of columns whose variation is lost to rounding in `kept`."""
+    if kept.dtype == array.dtype:
+        return
     spread = np.std(array, axis=0, dtype=np.float64)
     step = np.spacing(np.abs(kept).max(axis=0)).astype(np.float64)
     coarse = np.flatnonzero((spread > 0) & (spread < 100 * step))
-    if kept.dtype != array.dtype and coarse.size:
+    if coarse.size:
         warnings.warn(
             f"{name} column {coarse[0]} varies by {spread[coarse[0]]:.3g} only, and {kept.dtype} "
             f"keeps steps of {step[coarse[0]]:.3g} there ({coarse.size} such columns): subtract "

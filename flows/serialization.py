@@ -55,9 +55,9 @@ def save(path: str | os.PathLike, flow: Flow) -> None:
         "version": __version__,
         "flow": _recipe(flow, "flow"),
     }
-    entries: dict[str, Any] = {"recipe": np.array(json.dumps(header))}
-    entries |= {name: np.asarray(value) for name, value in _arrays(flow).items()}
-    _check_rebuilds(header["flow"], entries)
+    arrays = {name: np.asarray(value) for name, value in _arrays(flow).items()}
+    _check_rebuilds(header["flow"], arrays)
+    entries: dict[str, Any] = {"recipe": np.array(json.dumps(header)), **arrays}
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -68,15 +68,13 @@ def save(path: str | os.PathLike, flow: Flow) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _check_rebuilds(recipe: Any, entries: dict[str, Any]) -> None:
+def _check_rebuilds(recipe: Any, arrays: dict[str, np.ndarray]) -> None:
     """Raises unless `load` will be able to rebuild the flow: better now than when it is gone."""
     try:
         wanted = _shapes(nnx.eval_shape(lambda: _build(recipe)))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise TypeError(f"flow cannot be saved, it could not be loaded again: {error}") from error
-    for name, array in entries.items():
-        if name == "recipe":
-            continue
+    for name, array in arrays.items():
         if array.dtype.kind != "f":
             raise TypeError(f"flow cannot be saved: {name} has dtype {array.dtype}.")
         if wanted.get(name) != array.shape:

@@ -77,9 +77,9 @@ def train(
 ) -> TrainingResult:
     """Minimises the mean of `objective` over the `nnx.Param`s of a module.
 
-    Steps run in a compiled loop, in chunks of a fraction of a second. A
-    second call with arguments of the same shapes, the same objective function and the same
-    optimizer object does not recompile. Ctrl-C ends the run and keeps the best module so far.
+    Steps run in a compiled loop, in chunks of a fraction of a second. A second call with arguments
+    of the same shapes, the same objective function and the same optimizer object does not
+    recompile. Ctrl-C ends the run and keeps the best module so far.
 
     Args:
         module: What is trained; it is left unchanged, a new module is returned.
