@@ -155,7 +155,8 @@ def _recipe(value: Any, name: str) -> Any:
         return {"stack": _recipe(one_layer, f"{name}.layers"), "num_layers": value.num_layers}
     if isinstance(value, nnx.Module):
         parameters = inspect.signature(type(value).__init__).parameters
-        missing = [p for p in parameters if p not in ("self", "rngs") and not hasattr(value, p)]
+        kept = {p: _attribute(value, p) for p in parameters if p not in ("self", "rngs")}
+        missing = [p for p, attribute in kept.items() if not hasattr(value, attribute)]
         if missing:
             raise TypeError(
                 f"{name} cannot be saved: {type(value).__name__} does not keep its constructor "
@@ -165,12 +166,16 @@ def _recipe(value: Any, name: str) -> Any:
             "class": _class_name(type(value)),
             "rngs": "rngs" in parameters,
             "arguments": {
-                p: _recipe(getattr(value, p), f"{name}.{p}")
-                for p in parameters
-                if p not in ("self", "rngs")
+                p: _recipe(getattr(value, attribute), f"{name}.{attribute}")
+                for p, attribute in kept.items()
             },
         }
     raise TypeError(f"{name} cannot be saved: it is a {type(value).__name__}.")
+
+
+def _attribute(value: nnx.Module, parameter: str) -> str:
+    """The attribute that keeps a constructor argument: with a "_" if a method has its name."""
+    return f"{parameter}_" if callable(getattr(type(value), parameter, None)) else parameter
 
 
 def _build(recipe: Any) -> Any:

@@ -20,8 +20,13 @@ instead of 0.35, for 0.1 nats of likelihood.
 """
 
 
+def compress(x: jax.Array) -> jax.Array:
+    """The scale in which networks see x."""
+    return INPUT_SCALE * jnp.arcsinh(x / INPUT_SCALE)
+
+
 class Linear(nnx.Module):
-    """An affine map x W + b, with an optional mask on W.
+    """An affine map x W + b.
 
     Args:
         in_size: Size of the last axis of the input; 0 leaves just the bias.
@@ -44,10 +49,12 @@ class Linear(nnx.Module):
         self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (in_size, out_size)))
         self.bias = nnx.Param(jnp.zeros(out_size)) if use_bias else None
 
-    def __call__(self, x: jax.Array, mask: np.ndarray | None = None) -> jax.Array:
-        kernel = self.kernel[...]
-        y = x @ (kernel if mask is None else jnp.where(mask, kernel, 0))
-        return y if self.bias is None else y + self.bias[...]
+    def offset(self) -> jax.Array:
+        """b, or zeros where there is none."""
+        return jnp.zeros(self.kernel.shape[-1]) if self.bias is None else self.bias[...]
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return x @ self.kernel[...] + self.offset()
 
 
 class MLP(nnx.Module):
@@ -102,18 +109,23 @@ class MLP(nnx.Module):
             Linear(context_size, sizes[0], use_bias=False, rngs=rngs) if context_size else None
         )
 
-    def masks(self) -> Sequence[np.ndarray | None]:
-        """The mask of each layer's weights; None lets everything through."""
-        return [None] * len(self.layers)
+    def linear(self, layer: int, x: jax.Array) -> jax.Array:
+        """Applies the affine map of one layer."""
+        return self.layers[layer](x)
+
+    def hidden(self, x: jax.Array, context: jax.Array | None = None) -> list[jax.Array]:
+        """The values [..., width] of each hidden layer before its activation."""
+        h = self.linear(0, compress(x))
+        if self.embed is not None and context is not None:
+            h = h + self.embed(context)
+        values = [h]
+        for layer in range(1, len(self.hidden_sizes)):
+            update = self.linear(layer, ACTIVATIONS[self.activation](h))
+            h = h + update if self.residual else update
+            values.append(h)
+        return values
 
     def __call__(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
         """Maps x [..., in_size] (and context [..., context_size]) to [..., out_size]."""
-        act = ACTIVATIONS[self.activation]
-        (first, *hidden, last), masks = self.layers, self.masks()
-        h = first(INPUT_SCALE * jnp.arcsinh(x / INPUT_SCALE), masks[0])
-        if self.embed is not None and context is not None:
-            h = h + self.embed(context)
-        for layer, mask in zip(hidden, masks[1:-1], strict=True):
-            update = layer(act(h), mask)
-            h = h + update if self.residual else update
-        return last(act(h), masks[-1])
+        last = ACTIVATIONS[self.activation](self.hidden(x, context)[-1])
+        return self.linear(len(self.hidden_sizes), last)
