@@ -7,6 +7,7 @@ that the README shows. On a GPU the same script runs; `--batches 65536` asks for
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -27,7 +28,7 @@ from tqdm import tqdm
 SIZES = ((2, 64), (8, 128), (43, 512), (64, 512), (128, 1024), (784, 1568))
 BATCHES = (1, 256, 1000)
 LAYERS = (1, 5)
-LONGEST_S = 6.0  # a sequential call expected to take longer is left out
+LONGEST_S = {"sample": 6.0, "sample gradient": 2.0}  # expected to take longer: left out
 RESULT = Path(__file__).parent / "results" / "autoregressive.json"
 KINDS = "log_prob", "gradient", "sample", "sample gradient"
 
@@ -43,36 +44,40 @@ def measure(size: int, width: int, batch: int, num_layers: int) -> dict:
         for kind in ("log_prob", "gradient")
     }
 
-    # The naive loop takes a pass for each coordinate: guess before making the call.
-    left_out = {
-        name: expected
-        for name in PEERS
-        if (expected := size * parallel["log_prob"][name]["median_ms"] / 1e3) > LONGEST_S
-    }
-    kinds = "sample", "sample gradient"
-    rivals = {name: c for name, c in calls.items() if name not in ("floor", *left_out)}
-    rivals["ours, jacobi"] = ours(
-        our_flow(size, width, num_layers, inverse="jacobi"), batch, x, only=kinds
-    )
-    if size * parallel["log_prob"]["ours"]["median_ms"] / 1e3 < LONGEST_S:
-        naive = our_flow(size, width, num_layers, layer=NaiveAutoregressive)
-        rivals["ours, naive"] = ours(naive, batch, x, only=kinds)
+    blocked = our_flow(size, width, num_layers, inverse="blocked")
+    jacobi = our_flow(size, width, num_layers, inverse="jacobi")
+    naive = our_flow(size, width, num_layers, layer=NaiveAutoregressive)
     with through_the_substitution():
-        rivals["ours, autodiff"] = ours(flow, batch, x, only=("sample gradient",))
-    sequential = {
-        kind: alternate({name: c[kind] for name, c in rivals.items() if kind in c})
-        for kind in kinds
+        autodiff = ours(blocked, batch, x, only=("sample gradient",))
+    kinds = "sample", "sample gradient"
+    calls |= {
+        "ours, jacobi": ours(jacobi, batch, x, only=kinds),
+        "ours, naive": ours(naive, batch, x, only=kinds),
+        "ours, autodiff": autodiff,
     }
+    # All but ours take a pass for each coordinate: guess how long before making the call.
+    expected = {
+        name: size * parallel["log_prob"].get(name, parallel["log_prob"]["ours"])["median_ms"] / 1e3
+        for name in ("ours, naive", *PEERS)
+    }
+    sequential = {
+        kind: alternate({
+            name: c[kind]
+            for name, c in calls.items()
+            if kind in c and expected.get(name, 0) < LONGEST_S[kind]
+        })
+        for kind in kinds
+    }  # fmt: skip
     compiled = {
         f"{name}, {kind}": call
-        for name, c in (calls | rivals).items()
+        for name, c in calls.items()
         for kind, call in c.items()
         if isinstance(call, Compiled)
     }
     return {
         "D": size, "H": width, "batch": batch, "layers": num_layers,
         **parallel, **sequential,
-        "left out, expected s": left_out,
+        "a pass for each coordinate, s": expected,
         "compile s": {name: call.compile_s for name, call in compiled.items()},
         "temporary memory MB": {name: call.temporary_mb for name, call in compiled.items()},
         "roofline ms": roofline(size, width, batch, num_layers),
@@ -108,47 +113,72 @@ def machine() -> list[float]:
     return _MACHINE
 
 
-def table(rows: list[dict]) -> str:
-    """Ratios of medians, in Markdown."""
-
-    def ratio(row: dict, kind: str, name: str, below: tuple[str, str]) -> str:
-        if name in row["left out, expected s"]:
-            return "-"
-        if name not in row[kind]:
-            return ""
-        value = row[kind][name]["median_ms"] / row[below[1]][below[0]]["median_ms"]
-        return f"{value:.2f}" if value < 10 else f"{value:.0f}"
-
-    columns = {
-        "sample / log_prob": ("sample", "ours", ("ours", "log_prob")),
-        "gradient: sample / log_prob": ("sample gradient", "ours", ("ours", "gradient")),
+def table_of_ours(rows: list[dict]) -> str:
+    """Our own ratios of medians, in Markdown."""
+    of = lambda *pair: lambda row: _ratio(row, *pair)
+    heads = {
+        "sample / log_prob": of(("sample", "ours"), ("log_prob", "ours")),
+        "their gradients": of(("sample gradient", "ours"), ("gradient", "ours")),
+        "log_prob / dense": of(("log_prob", "ours"), ("log_prob", "floor")),
+        "its gradient / dense": of(("gradient", "ours"), ("gradient", "floor")),
+        "naive / sample": of(("sample", "ours, naive"), ("sample", "ours")),
+        "Jacobi / sample": of(("sample", "ours, jacobi"), ("sample", "ours")),
+        "autodiff / implicit": of(
+            ("sample gradient", "ours, autodiff"), ("sample gradient", "ours")
+        ),
+        "its memory": lambda row: _memory(row, "ours, autodiff, sample gradient"),
+        "log_prob gradient's memory": lambda row: _memory(row, "ours, gradient"),
+        "compile sample, s": lambda row: f"{row['compile s']['ours, sample']:.1f}",
     }
-    for kind in ("log_prob", "gradient", "sample", "sample gradient"):
-        rivals = ("floor", *PEERS) if kind in ("log_prob", "gradient") else PEERS
-        for name in rivals:
-            columns[f"{kind}: {name} / ours"] = (kind, name, ("ours", kind))
-    for name in ("ours, naive", "ours, jacobi"):
-        columns[f"sample: {name[6:]} / blocked"] = ("sample", name, ("ours", "sample"))
-    columns["sample gradient: autodiff / implicit"] = (
-        "sample gradient", "ours, autodiff", ("ours", "sample gradient")
-    )  # fmt: skip
+    return _markdown(rows, heads)
+
+
+def table_of_others(rows: list[dict]) -> str:
+    """How many times longer others take, in Markdown."""
+    cell = lambda kind: (
+        lambda row: " / ".join(_ratio(row, (kind, name), (kind, "ours")) for name in PEERS)
+    )
+    return f"({' / '.join(PEERS)})\n\n" + _markdown(rows, {kind: cell(kind) for kind in KINDS})
+
+
+def _ratio(row: dict, above: tuple[str, str], below: tuple[str, str]) -> str:
+    if above[1] not in row[above[0]]:
+        return "-"
+    value = row[above[0]][above[1]]["median_ms"] / row[below[0]][below[1]]["median_ms"]
+    return f"{value:.2f}" if value < 9.95 else f"{value:.0f}"
+
+
+def _memory(row: dict, name: str) -> str:
+    memory = row["temporary memory MB"]
+    return f"{memory[name] / memory['ours, sample gradient']:.2f}"
+
+
+def _markdown(rows: list[dict], columns: dict[str, Callable[[dict], str]]) -> str:
     heads = ["D, H", "batch", "layers", *columns]
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for row in rows:
         cells = [f"{row['D']}, {row['H']}", str(row["batch"]), str(row["layers"])]
-        cells += [ratio(row, *column) for column in columns.values()]
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append("| " + " | ".join(cells + [column(row) for column in columns.values()]) + " |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    """Measures, prints and writes the JSON."""
+    """Measures, writes the JSON, prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     parser.add_argument("--layers", type=int, nargs="+", default=LAYERS)
     parser.add_argument("--sizes", type=int, nargs="+", default=[d for d, _ in SIZES], help="D")
     parser.add_argument("--result", type=Path, default=RESULT)
+    parser.add_argument("--show", action="store_true", help="only print what --result holds")
     options = parser.parse_args()
+    if not options.show:
+        run(options)
+    rows = json.loads(options.result.read_text())["rows"]
+    print(table_of_ours(rows), table_of_others(rows), sep="\n\n")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures every case and writes the JSON after each."""
     device = jax.devices()[0]
     rows: list[dict] = []
     cases = [
@@ -167,7 +197,6 @@ def main() -> None:
         }
         options.result.parent.mkdir(exist_ok=True)
         options.result.write_text(json.dumps(summary, indent=1) + "\n")
-    print(table(rows))
 
 
 if __name__ == "__main__":

@@ -72,8 +72,8 @@ def fit(
             the error names the argument.
         flows.training.NonFiniteError: The optimisation diverged; `.module` is the best flow so far.
 
-    Cost: one `log_prob` and its gradient a step: parallel for `flows.maf` and `flows.real_nvp`,
-    event_size network passes for `flows.iaf`.
+    Cost: one `log_prob` and its gradient a step; for `flows.iaf` two to three times that of
+    `flows.maf`.
 
     Example:
         >>> import flows, jax

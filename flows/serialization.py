@@ -2,7 +2,8 @@
 
 The file is a NumPy `.npz` archive (no pickle, so that loading runs no foreign code). Its entry
 "recipe" is JSON: the class and the constructor arguments of every part, which each part keeps as
-attributes of the same names. The other entries are the arrays, by their path in the flow.
+attributes of the same names (with a "_" where a method has the name). The other entries are the
+arrays, by their path in the flow.
 """
 
 import inspect

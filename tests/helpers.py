@@ -39,6 +39,10 @@ BIJECTORS = {
         1, (16,), context_size=C, rngs=rngs
     ),
     "autoregressive D=2": lambda rngs: fb.MaskedAutoregressive(2, (16,), rngs=rngs),
+    "autoregressive groups": lambda rngs: fb.MaskedAutoregressive(11, (24, 13), rngs=rngs),
+    "autoregressive jacobi": lambda rngs: fb.MaskedAutoregressive(
+        D, (16,), inverse="jacobi", rngs=rngs
+    ),
     "inverse": lambda rngs: fb.Inverse(fb.MaskedAutoregressive(D, (16,), rngs=rngs)),
     "chain context": lambda rngs: fb.Chain(
         [fb.Elementwise(D), fb.Coupling(D, (16,), context_size=C, rngs=rngs), fb.Reverse(D)]
@@ -99,3 +103,15 @@ def bound(flow, shape=()):
     if flow.context_size is None:
         return flow
     return flow.condition(jax.random.normal(jax.random.key(3), (*shape, flow.context_size)))
+
+
+def naive_inverse(layer, y, context=None):
+    """The inverse of an autoregressive layer by D network passes: slow, and plainly right."""
+
+    def solve_next(x, i):
+        params = layer.conditioner(x, context)[..., i, :]  # x_0 .. x_{i-1} are known
+        x_i, log_det_i = layer.transformer.inverse_and_log_det(y[..., i], params)
+        return x.at[..., i].set(x_i), log_det_i
+
+    x, log_dets = jax.lax.scan(solve_next, jnp.zeros_like(y), jnp.arange(layer.event_size))
+    return x, log_dets.sum(axis=0)

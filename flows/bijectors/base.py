@@ -30,7 +30,8 @@ class Bijector(nnx.Module, distrax.Bijector):
     - events are the last axis; all axes before it are batch axes, and log-determinants have the
       batch shape, broadcast against the batch shape of the context;
     - learnable arrays are `nnx.Param`, constant ones `Buffer`, everything else is static;
-    - each constructor argument is kept as the attribute of the same name (`flows.save` reads it);
+    - each constructor argument is kept as the attribute of the same name, with a "_" behind it
+      where a method has that name (`flows.save` reads it);
     - a layer that learns starts at or near the identity.
 
     Subclasses implement `_forward_and_log_det(x, context)` and `_inverse_and_log_det(y, context)`;

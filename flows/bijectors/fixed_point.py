@@ -60,8 +60,10 @@ def inverse_parameters(
         update = lambda theta: _update(network, transformer, y, context, theta)
         return _iterate(update, start, network.event_size)
 
+    coordinates = y.T
+
     def step(i, theta_i):
-        x_i, _ = transformer.inverse_and_log_det(y[:, i], theta_i.T)
+        x_i, _ = transformer.inverse_and_log_det(coordinates[i], theta_i.T)
         return compress(x_i)[None], theta_i
 
     return _points_first(substitution.solve(network, step, context, len(y)))

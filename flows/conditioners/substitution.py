@@ -150,12 +150,11 @@ def _substitute(
 
 
 def _groups(event_size: int) -> list[int]:
-    """Where groups begin, and the end: coordinate 0 alone, then about 1.5 sqrt(D) in each.
+    """Where groups begin, and the end: coordinate 0 alone, then about sqrt(D) in each.
 
-    Measured best, by `benchmarks/autoregressive.py`: smaller groups compute less, larger ones
-    make fewer products and compile faster.
+    Smaller groups compute less, larger ones make fewer products and compile faster.
     """
-    number = max(round(np.sqrt(event_size - 1) / 1.5), 1)
+    number = max(round(np.sqrt(event_size - 1)), 1)
     return [0, *np.unique(np.linspace(1, event_size, number + 1).round().astype(int)).tolist()]
 
 

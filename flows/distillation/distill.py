@@ -88,8 +88,8 @@ def distill(
         flows.training.NonFiniteError: Training diverged; `.module` is the last student.
 
     Cost: a step of the warm start is one parallel pass of teacher and student with its gradient.
-    The draws to learn from take one sequential pass of the teacher, made once; each step of the
-    polish evaluates the student's density, `event_size` network passes for an IAF.
+    The draws to learn from are made once; each step of the polish samples the student and
+    evaluates its density, for an IAF about three network passes a layer.
 
     Example:
         >>> import flows, jax

@@ -103,8 +103,7 @@ def fit_posterior(
         flows.training.NonFiniteError: The optimisation diverged; `.module` is the last flow.
 
     Cost: in each step, the target and its gradient at `num_samples` points, and one pass of the
-    flow in each direction: cheap for `flows.real_nvp`, event_size network passes in one direction
-    for `flows.maf` and `flows.iaf`.
+    flow in each direction.
 
     Example:
         >>> import flows, jax, jax.numpy as jnp
