@@ -177,7 +177,8 @@ def nflows(size: int, width: int, num_layers: int, batch: int, x: np.ndarray) ->
 def normflows(size: int, width: int, num_layers: int, batch: int, x: np.ndarray) -> Calls:
     """normflows, https://github.com/VincentStimper/normflows.
 
-    Its own `log_prob` is the sequential direction; "log_prob" here is what it computes in parallel.
+    Its own `log_prob` is the sequential direction; "log_prob" here is what it computes in parallel,
+    the log-determinants alone.
     """
     import torch
     from normflows import NormalizingFlow
@@ -218,5 +219,6 @@ PEERS = {
         ("FlowJAX", flowjax), ("zuko", zuko), ("nflows", nflows), ("normflows", normflows)
     ]
     if importlib.util.find_spec(make.__name__)
+    and (make is flowjax or jax.default_backend() == "cpu")  # those on torch run on the CPU here
 }  # fmt: skip
 warnings.filterwarnings("ignore", module="|".join(name.lower() for name in PEERS) or "none")

@@ -35,8 +35,9 @@ class MaskedAutoregressive(Bijector):
         residual: Whether the network's hidden layers are residual.
         activation: The network's activation: "relu", "gelu", "silu" or "tanh".
         inverse: How the inverse is computed. "blocked" is forward substitution; "jacobi" repeats
-            forward passes until nothing moves, at most D of them; "auto" takes "blocked". Kept as
-            the attribute `inverse_`.
+            forward passes until nothing moves, at most D of them; "auto" takes "jacobi" for a
+            handful of numbers (points times D at most 8), else "blocked". Kept as the attribute
+            `inverse_`.
         rngs: Source of the initial weights.
 
     Example:

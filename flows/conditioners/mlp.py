@@ -51,7 +51,11 @@ class Linear(nnx.Module):
 
     def offset(self) -> jax.Array:
         """b, or zeros where there is none."""
-        return jnp.zeros(self.kernel.shape[-1]) if self.bias is None else self.bias[...]
+        return (
+            jnp.zeros(self.kernel.shape[-1], self.kernel.dtype)
+            if self.bias is None
+            else self.bias[...]
+        )
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return x @ self.kernel[...] + self.offset()

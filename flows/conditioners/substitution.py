@@ -1,11 +1,11 @@
-"""Forward substitution through a masked network: D coordinates in about the cost of one pass.
+"""Forward substitution through a masked network: D coordinates in about the cost of two passes.
 
 The systems solved here are z = network(v), v_i = step(i, z_i): the outputs z_i of degree i see
 v_0 .. v_{i-1} and decide v_i. Units are sorted by degree, so the weight matrices are block lower
 triangular, and the system is solved as LAPACK solves a triangular one. Coordinates come in groups:
 what earlier groups contribute enters by one dense product a layer, and a short `lax.scan` runs
-inside the group, whose step i computes the few units of degree i. No unit is computed before all
-it sees is known, and nothing is spent on weights that are zero between groups.
+inside the group, whose step i computes the few units of degree i, now that all they see is known.
+Nothing is spent on weights that are zero between groups.
 
 Arrays are [features, N] here, so that the units of one degree lie together in memory.
 """
@@ -175,7 +175,9 @@ def _block(
         kernel=jnp.where(before[columns] <= after[rows, None], kernel[rows, columns], 0),
         known=kernel[rows, : columns.start] @ seen,
         window=window,
-        starts=np.maximum(ends - window, 0),  # rows of lower degree are computed again, equally
+        # A window may hold neighbours of degree i: the earlier ones come out the same again, the
+        # later ones are computed anew in their own step.
+        starts=np.maximum(ends - window, 0),
         first=rows.start,
     )
 
