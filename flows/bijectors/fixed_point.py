@@ -57,7 +57,7 @@ def inverse_parameters(
     """
     if method == "jacobi":
         start = jnp.zeros((*y.shape, network.num_params), y.dtype)
-        update = lambda theta: _update(network, transformer, y, context, theta)
+        update = lambda theta: _update(theta, network, transformer, y, context)
         return _iterate(update, start, network.event_size)
 
     coordinates = y.T
@@ -74,8 +74,8 @@ def _inverse_parameters_jvp(method, primals, tangents):
     """Solves d theta - F_theta d theta = F_p dp for the tangents dp of everything else."""
     network, transformer, y, context = primals
     theta = inverse_parameters(method, *primals)
-    _, by_theta = jax.linearize(lambda theta: _update(*primals, theta), theta)
-    _, by_the_rest = jax.jvp(lambda *primals: _update(*primals, theta), primals, tangents)
+    _, by_theta = jax.linearize(lambda theta: _update(theta, *primals), theta)
+    _, by_the_rest = jax.jvp(lambda *primals: _update(theta, *primals), primals, tangents)
     solve, transpose_solve = (
         _jacobi_solves(network.event_size)
         if method == "jacobi"
@@ -86,7 +86,7 @@ def _inverse_parameters_jvp(method, primals, tangents):
     )
 
 
-def _update(network, transformer, y, context, theta):
+def _update(theta, network, transformer, y, context):
     """F(theta)."""
     return network(transformer.inverse_and_log_det(y, theta)[0], context)
 
