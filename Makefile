@@ -27,6 +27,8 @@ format: $(VENV)/.check
 benchmarks: $(VENV)/.bench
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/autoregressive.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/faults.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("flows needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": try make PYTHON=python3.12 ...")'

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+BLOCK_ROWS = 2**16  # of an array on disk, checked at once
+
 
 def positive_int(name: str, value: Any) -> int:
     """Returns `value` as an int, or raises if it is not a whole number of at least 1."""
@@ -59,19 +61,7 @@ def table(
         ValueError: Wrong rank, no rows, wrong number of columns, or NaN or infinite values.
     """
     array = np.asarray(value)
-    if integers and (array.dtype == bool or jnp.issubdtype(array.dtype, jnp.integer)):
-        array = array.astype(float)
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise TypeError(
-            f"{name} must hold floating-point numbers, got dtype {array.dtype}. A density over "
-            "integers has no upper bound: convert with .astype(float), and add noise to counts."
-        )
-    if array.ndim != 2:
-        raise ValueError(f"{name} must have shape [rows, columns], got shape {array.shape}.")
-    if num_columns is not None and array.shape[1] != num_columns:
-        raise ValueError(f"{name} must have {num_columns} columns, got shape {array.shape}.")
-    if not array.shape[0]:
-        raise ValueError(f"{name} is empty: its shape is {array.shape}.")
+    _require_table(name, array, num_columns, integers)
     with np.errstate(over="ignore"):
         kept = array.astype(jnp.result_type(float))  # what overflows here is reported below
     finite(name, kept)
@@ -79,9 +69,39 @@ def table(
     return jnp.asarray(kept)
 
 
+def table_on_disk(
+    name: str, array: np.ndarray, num_columns: int | None = None, *, integers: bool = False
+) -> None:
+    """As `table` and `not_constant` for an array larger than memory, read a block at a time."""
+    _require_table(name, array, num_columns, integers)
+    low = high = np.asarray(array[0])
+    for first in range(0, len(array), BLOCK_ROWS):
+        with np.errstate(over="ignore"):
+            block = np.asarray(array[first : first + BLOCK_ROWS], jnp.result_type(float))
+        finite(name, block, first)
+        low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+    not_constant(name, np.stack([low, high]))
+
+
+def _require_table(name: str, array: np.ndarray, num_columns: int | None, integers: bool) -> None:
+    whole = array.dtype == bool or jnp.issubdtype(array.dtype, jnp.integer)
+    if not (jnp.issubdtype(array.dtype, jnp.floating) or (integers and whole)):
+        raise TypeError(
+            f"{name} must hold floating-point numbers, got dtype {array.dtype}. A density over "
+            "integers has no upper bound: convert with .astype(float), and add noise to counts "
+            "(`flows.fit` does, with dequantize=True)."
+        )
+    if array.ndim != 2:
+        raise ValueError(f"{name} must have shape [rows, columns], got shape {array.shape}.")
+    if num_columns is not None and array.shape[1] != num_columns:
+        raise ValueError(f"{name} must have {num_columns} columns, got shape {array.shape}.")
+    if not array.shape[0]:
+        raise ValueError(f"{name} is empty: its shape is {array.shape}.")
+
+
 def _warn_of_lost_digits(name: str, array: np.ndarray, kept: np.ndarray) -> None:
     """Warns of columns whose variation is lost to rounding in `kept`."""
-    if kept.dtype == array.dtype:
+    if kept.dtype == array.dtype or not jnp.issubdtype(array.dtype, jnp.floating):
         return
     spread = np.std(array, axis=0, dtype=np.float64)
     step = np.spacing(np.abs(kept).max(axis=0)).astype(np.float64)
@@ -106,18 +126,18 @@ def not_constant(name: str, array: Any) -> None:
         )
 
 
-def finite(name: str, array: np.ndarray) -> None:
+def finite(name: str, array: np.ndarray, first_row: int = 0) -> None:
     """Raises if `array` [rows, ...] has NaN or infinite entries, and says how many and where."""
     bad = ~np.isfinite(array)
     if bad.any():
-        first = int(np.nonzero(bad.reshape(len(array), -1).any(axis=1))[0][0])
+        first = first_row + int(np.nonzero(bad.reshape(len(array), -1).any(axis=1))[0][0])
         raise ValueError(
             f"{name} has {int(bad.sum())} non-finite values (NaN or inf as {array.dtype}); "
             f"the first is in row {first}."
         )
 
 
-def same_length(name: str, array: jax.Array, x_name: str, x: jax.Array) -> None:
+def same_length(name: str, array: Any, x_name: str, x: Any) -> None:
     """Raises if two arrays differ in their number of rows."""
     if len(array) != len(x):
         raise ValueError(

@@ -115,3 +115,8 @@ def naive_inverse(layer, y, context=None):
 
     x, log_dets = jax.lax.scan(solve_next, jnp.zeros_like(y), jnp.arange(layer.event_size))
     return x, log_dets.sum(axis=0)
+
+
+def skewed_data(n=4000):
+    z = np.random.default_rng(0).normal(size=(n, 2))
+    return np.stack([z[:, 0], 0.5 * z[:, 0] ** 2 + 0.3 * z[:, 1]], axis=1)

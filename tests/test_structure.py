@@ -18,7 +18,7 @@ ALLOWED = {
     "distributions": {"bijectors", "divergences"},
     "architectures": {"bijectors", "distributions"},
     "serialization": {"bijectors", "distributions"},
-    "density": {"distributions", "training"},
+    "density": {"conditioners", "distributions", "training"},
     "variational": {"architectures", "bijectors", "distributions", "divergences", "training"},
     "distillation": {
         "architectures", "bijectors", "density", "distributions", "divergences", "training",

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from flows.bijectors.transformers import Transformer
-from flows.conditioners import MaskedMLP, substitution
+from flows.conditioners import MaskedMLP, compute_in, substitution
 from flows.conditioners.mlp import compress
 
 METHODS = ("auto", "blocked", "jacobi")
@@ -40,6 +40,7 @@ def choose(method: str, num_points: int, event_size: int) -> str:
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
+@compute_in(None)  # an inverse is only as exact as its products
 def inverse_parameters(
     method: str,
     network: MaskedMLP,
@@ -71,6 +72,7 @@ def inverse_parameters(
 
 
 @inverse_parameters.defjvp
+@compute_in(None)
 def _inverse_parameters_jvp(method, primals, tangents):
     """Solves d theta - F_theta d theta = F_p dp for the tangents dp of everything else."""
     network, transformer, y, context = primals

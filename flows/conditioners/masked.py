@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flows.conditioners.mlp import MLP
+from flows.conditioners.mlp import MLP, product
 
 SPLIT_WIDTH, SPLIT_BATCH = 512, 64
 """Fan-in and fan-out, and number of points, from which a product is made in two halves.
@@ -82,8 +82,8 @@ class MaskedMLP(MLP):
         """Applies the masked affine map of one layer."""
         mask = self.masks()[layer]
         split = min(mask.shape) >= SPLIT_WIDTH and math.prod(x.shape[:-1]) >= SPLIT_BATCH
-        product = _masked_product(mask, num_parts=2 if split else 1)
-        return product(x, self.layers[layer].kernel[...]) + self.layers[layer].offset()
+        multiply = _masked_product(mask, num_parts=2 if split else 1)
+        return multiply(x, self.layers[layer].kernel[...]) + self.layers[layer].offset()
 
     def hidden(self, x: jax.Array, context: jax.Array | None = None) -> list[jax.Array]:
         """As `MLP.hidden`, for x [..., D]."""
@@ -98,19 +98,20 @@ class MaskedMLP(MLP):
 def _masked_product(
     mask: np.ndarray, num_parts: int
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The product x @ where(mask, kernel, 0) for a block triangular mask, a part at a time.
+    """x, kernel -> x @ where(mask, kernel, 0) for a block triangular mask, a part at a time.
 
     The masked weights are not kept for the gradient but made again: a write of their size less,
     which at batch 1 is half the gradient's time.
     """
 
     @jax.checkpoint
-    def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    def multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
         parts = []
         for part in np.array_split(np.arange(mask.shape[1]), num_parts):
             columns = slice(part[0], part[-1] + 1)
             rows = slice(0, int(mask[:, columns].any(axis=1).sum()))  # those that are not all zero
-            parts.append(x[..., rows] @ jnp.where(mask[rows, columns], kernel[rows, columns], 0))
+            part_of_kernel = jnp.where(mask[rows, columns], kernel[rows, columns], 0)
+            parts.append(product(x[..., rows], part_of_kernel))
         return jnp.concatenate(parts, axis=-1)
 
-    return product
+    return multiply

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import os
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import distrax
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import Mesh
 from jax.tree_util import Partial
 
 from flows import _checks
@@ -18,7 +21,7 @@ from flows.density import negative_log_likelihood
 from flows.distillation.layerwise import equal, has_iaf_twin, iaf_twin, matching_loss, same_layout
 from flows.distillation.report import DistillReport, make_report
 from flows.distributions import Flow, require_flow
-from flows.training import adam, train
+from flows.training import TrainingState, adam, train
 from flows.variational.objectives import reverse_kl
 
 POOL_SIZE = 50_000  # teacher draws to learn from
@@ -54,6 +57,9 @@ def distill(
     data: Any = None,
     key: jax.Array,
     num_steps: int = 10_000,
+    mesh: Mesh | None = None,
+    checkpoint_dir: str | os.PathLike | None = None,
+    callback: Callable[[TrainingState], Any] | None = None,
     progress: bool = True,
 ) -> DistillResult:
     r"""Teaches a flow that samples fast, by default an IAF, the density of a slow teacher.
@@ -77,6 +83,12 @@ def distill(
             At most 10,000 points are scored.
         key: Random key.
         num_steps: Optimiser steps of both stages together.
+        mesh: Devices to split batches over, by its axis "data"; an axis "model" splits large
+            weights. By default all devices, if they can share the batch of 256 equally.
+        checkpoint_dir: Where to save the run now and then. The same call, after the process was
+            killed, goes on from there.
+        callback: Called a few times a second with a `flows.training.TrainingState`, whose steps
+            are those of the stage.
         progress: Whether to show progress bars (only on a terminal).
 
     Returns:
@@ -122,13 +134,17 @@ def distill(
         and same_layout(teacher.bijector, student.bijector)
         and equal(teacher.base, student.base)
     )
-    stage = functools.partial(train, data=pool, batch_size=BATCH_SIZE, progress=progress)
+    stage = functools.partial(
+        train, data=pool, batch_size=BATCH_SIZE, mesh=mesh, callback=callback, progress=progress
+    )
+    directory = lambda name: checkpoint_dir and os.path.join(checkpoint_dir, name)
     warm = stage(
         student,
         Partial(_layer_matching, teacher) if layered else negative_log_likelihood,
         key=warm_key,
         optimizer=adam(num_warm, 1e-2 if layered else 3e-3),
         num_steps=num_warm,
+        checkpoint_dir=directory("warm_start"),
         description="warm start",
     )
     runs = {"warm_start": warm}
@@ -139,6 +155,7 @@ def distill(
             key=polish_key,
             optimizer=adam(num_steps - num_warm, 5e-4),
             num_steps=num_steps - num_warm,
+            checkpoint_dir=directory("polish"),
             description="polish",
         )
     final = list(runs.values())[-1]

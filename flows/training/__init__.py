@@ -1,6 +1,21 @@
 """The compiled training loop. It knows objectives, data and optax; nothing about flows."""
 
-from flows.training.loop import NonFiniteError, TrainingResult, train
-from flows.training.optimizers import adam
+from flows.training.data import Batches, OnDisk
+from flows.training.loop import NonFiniteError, TrainingResult, TrainingState, train
+from flows.training.optimizers import adam, clip_by_running_median
+from flows.training.program import Program, trace
+from flows.training.shuffle import shuffled
 
-__all__ = ["NonFiniteError", "TrainingResult", "adam", "train"]
+__all__ = [
+    "Batches",
+    "NonFiniteError",
+    "OnDisk",
+    "Program",
+    "TrainingResult",
+    "TrainingState",
+    "adam",
+    "clip_by_running_median",
+    "shuffled",
+    "trace",
+    "train",
+]

@@ -1,11 +1,11 @@
-"""One training loop for every objective: steps run inside a compiled loop, in chunks."""
+"""The host's part of training: it starts the compiled loop, looks in, reports and saves."""
 
+import contextlib
 import dataclasses
-import functools
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,12 +14,18 @@ import optax
 from flax import nnx
 from tqdm.auto import tqdm
 
-Objective = Callable[[Any, Any, jax.Array], jax.Array]
-"""Maps (module, batch, key) to the per-example losses [batch]."""
+from flows.training import sharding
+from flows.training.checkpoints import Checkpoints
+from flows.training.compiled import LOG_SIZE, Objective, Task
+from flows.training.data import NEVER, known, source
+from flows.training.interrupts import deferred_interrupt
+from flows.training.run import Run, finite_mean
 
 SECONDS_PER_CHUNK = 0.3  # how long the compiled loop runs before the host looks in
-EVALUATION_ROWS = 4096  # rows evaluated at once
-MAX_STREAK = 20  # steps in a row that may fail before the run is stopped
+
+
+class NonFiniteError(FloatingPointError):
+    """Too many steps had a non-finite loss or gradient; `.module` is the best module so far."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +36,7 @@ class TrainingResult:
         module: The trained module: the best on validation, or the last without validation.
         history: "train" and "validation" loss of each epoch (the latter empty without validation).
         losses: Training loss of every step; NaN or inf where a step was skipped.
-        stop_reason: "finished", "patience" or "interrupted".
+        stop_reason: "finished", "patience", "plateau", "exhausted" (an iterator) or "interrupted".
         num_skipped: Number of steps skipped because their loss or gradient was not finite.
     """
 
@@ -41,24 +47,29 @@ class TrainingResult:
     num_skipped: int
 
 
-class NonFiniteError(FloatingPointError):
-    """Step after step had a non-finite loss or gradient.
+@dataclasses.dataclass(frozen=True)
+class TrainingState:
+    """What a callback sees, a few times a second.
 
     Attributes:
-        module: The best module so far.
+        step: Steps done.
+        num_steps: Steps planned.
+        epoch: Epochs done.
+        loss: Mean training loss since the last call; NaN if all steps were skipped.
+        validation_loss: The latest; None before the first and without validation.
+        steps_per_second: Since the last call.
+        num_skipped: Steps skipped so far, because their loss or gradient was not finite.
+        make_module: Returns a copy of the best module so far.
     """
 
-    def __init__(self, message: str, module: Any):
-        super().__init__(message)
-        self.module = module
-
-
-class _State(NamedTuple):
-    params: Any
-    opt_state: Any
-    losses: jax.Array  # of the steps of this epoch
-    num_skipped: jax.Array
-    streak: jax.Array  # steps skipped since the last good one
+    step: int
+    num_steps: int
+    epoch: int
+    loss: float
+    validation_loss: float | None
+    steps_per_second: float
+    num_skipped: int
+    make_module: Callable[[], Any] = dataclasses.field(repr=False)
 
 
 def train(
@@ -67,162 +78,182 @@ def train(
     data: Any = None,
     *,
     validation: Any = None,
+    metric: Objective | None = None,
     key: jax.Array,
     optimizer: optax.GradientTransformation,
     batch_size: int = 1,
     num_steps: int,
     patience: int | None = None,
+    stop_at_plateau: bool = False,
+    ema_decay: float | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    checkpoint_dir: Any = None,
+    callback: Callable[[TrainingState], Any] | None = None,
     progress: bool = True,
     description: str = "train",
 ) -> TrainingResult:
     """Minimises the mean of `objective` over the `nnx.Param`s of a module.
 
-    Steps run in a compiled loop, in chunks of a fraction of a second. A second call with arguments
-    of the same shapes, the same objective function and the same optimizer object does not
-    recompile. Ctrl-C ends the run and keeps the best module so far.
+    Steps run in a compiled loop that the host looks into a few times a second. A second call with
+    arguments of the same shapes does not compile again, nor does one with a fresh optimizer that
+    does the same. The result depends on the arguments alone: not on timing, nor, but for rounding,
+    on the devices. Ctrl-C ends the run at the next look and keeps the best module so far.
 
     Args:
         module: What is trained; it is left unchanged, a new module is returned.
         objective: Per-example loss: a plain function, or a callable that is a pytree, whose arrays
             are then traced rather than compiled in.
-        data: Pytree of arrays with equal leading axes, drawn in shuffled batches; or None.
-        validation: Like `data`; evaluated after each epoch.
+        data: Pytree of arrays with equal leading axes, drawn in shuffled batches; a
+            `flows.training.OnDisk` or a `flows.training.Batches`; or None.
+        validation: Pytree of arrays, evaluated after each epoch with the same random numbers.
+        metric: What to evaluate there; by default the objective.
         key: Random key.
         optimizer: Any optax optimizer that needs no more than gradients and the loss.
         batch_size: Rows in a batch; each epoch leaves out the remainder of its shuffle.
-        num_steps: Largest number of steps. Without `data` they make one epoch.
+        num_steps: Largest number of steps.
         patience: Stop after this many epochs without a better validation loss; None for never.
+        stop_at_plateau: Stop when the training loss, noisy as it is, has stopped falling (see
+            `flows.training.plateau`): for objectives without validation data.
+        ema_decay: Decay of an exponential moving average of the parameters, e.g. 0.999. On
+            validation the better of the two counts; without, the average is what is returned.
+        mesh: Devices, with an axis "data" for the batch and perhaps one "model" for the last axis
+            of weights. By default all devices, if they can share the batch equally.
+        checkpoint_dir: Where to save the run now and then. The same call, made again after the
+            process has died, goes on from there and ends as if nothing had happened.
+        callback: Called with a `TrainingState` a few times a second, for logging.
         progress: Whether to show a bar (only where stderr is a terminal).
         description: What to call the run on the bar.
 
     Raises:
-        NonFiniteError: 20 steps in a row, or all there were, failed; the exception carries the
-            best module.
+        NonFiniteError: Over a fifth of the last hundred steps, or all there were, failed.
+        ValueError: The directory holds another run, or no checkpoint there can be read.
+
+    An exception that ends the run, this one or one of the data or of the callback, carries the
+    best module so far as its attribute `.module`.
     """
     if not isinstance(optimizer, optax.GradientTransformation):
         raise TypeError(f"optimizer must be an optax optimizer, got {optimizer!r}.")
-    steps = num_steps if data is None else len(jax.tree.leaves(data)[0]) // batch_size
-    num_epochs = -(-num_steps // steps)
+    if ema_decay is not None and not 0 < ema_decay < 1:
+        raise ValueError(f"ema_decay must lie between 0 and 1, got {ema_decay}.")
+    mesh = sharding.resolve(mesh, batch_size)
+    data_key, step_key = jax.random.split(key)
+    batches = source(data, data_key, batch_size, mesh)
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
-    if jax.tree_util.all_leaves([objective]):
-        objective = jax.tree_util.Partial(objective)
-    run = functools.partial(_run, optimizer=optimizer, batch_size=batch_size)
-    zero = jnp.zeros((), int)
-    state = _State(params, optimizer.init(params), jnp.full(steps, jnp.nan), zero, zero)
-    best, best_loss, since_best = None, np.inf, 0
-    losses: list[np.ndarray] = []
-    history: dict[str, list[float]] = {"train": [], "validation": []}
-    stop_reason = "finished"
-
-    def finished_module():
-        chosen = state.params if best is None else best
-        return nnx.merge(graphdef, chosen, rest)
-
-    chunk, num_skipped, start = 10, 0, 0
-    bar = tqdm(total=num_steps, desc=description, disable=None if progress else True, unit="step")
+    task = Task(
+        graphdef=graphdef,
+        rest=rest,
+        objective=_as_pytree(objective),
+        metric=_as_pytree(metric or objective),
+        validation=validation,
+        key=step_key,
+        num_steps=jnp.int32(num_steps),
+        steps_per_epoch=jnp.int32(min(batches.steps_per_epoch, num_steps)),
+        patience=jnp.int32(NEVER if patience is None else patience),
+        stop_at_plateau=jnp.asarray(stop_at_plateau),
+        decay=jnp.asarray(ema_decay or 0.0, float),
+    )
+    run = Run(task, params, optimizer, ema_decay is not None, mesh)
+    checkpoints = None
+    if checkpoint_dir is not None:
+        checkpoints = Checkpoints(checkpoint_dir, run.identity(known(data), batch_size))
+        run.restore(checkpoints)
+    run.place()
+    bar = tqdm(
+        total=num_steps, initial=run.step, desc=description, unit="step",
+        disable=None if progress else True,
+    )  # fmt: skip
     try:
-        for epoch in range(num_epochs):
-            epoch_key = jax.random.fold_in(key, epoch)
-            order = None if data is None else _shuffle(epoch_key, data)
-            start, end = 0, min(steps, num_steps - epoch * steps)
-            while start < end:
-                stop, clock = min(start + chunk, end), time.monotonic()
-                state = run(state, start, stop, graphdef, rest, objective, data, order, epoch_key)
-                num_skipped = int(state.num_skipped)  # waits for the chunk
-                streak = int(state.streak)
-                if streak >= MAX_STREAK or num_skipped == num_steps:
-                    raise NonFiniteError(
-                        f"The loss or its gradient was not finite in {streak} steps in a row, up "
-                        f"to step {stop} of epoch {epoch}. Look for extreme values in the data or "
-                        "the target, or lower the learning rate; the exception's .module holds "
-                        "the best so far.",
-                        finished_module(),
-                    )
-                rate = (stop - start) / max(time.monotonic() - clock, 1e-6)
-                bar.update(stop - start)
-                start, chunk = stop, max(1, int(SECONDS_PER_CHUNK * rate))
-            losses.append(np.asarray(state.losses)[:end])
-            history["train"].append(float(np.mean(losses[-1], where=np.isfinite(losses[-1]))))
-            shown = {"train": f"{history['train'][-1]:.4f}"}
-            if validation is not None:
-                loss = float(_evaluate(graphdef, state.params, rest, objective, validation, key))
-                history["validation"].append(loss)
-                shown["validation"] = f"{loss:.4f}"
-                since_best += 1
-                if loss < best_loss:
-                    best, best_loss, since_best = state.params, loss, 0
-            bar.set_postfix(shown, refresh=False)
-            if patience is not None and since_best >= patience:
-                stop_reason = "patience"
+        with bar, contextlib.closing(batches.blocks(run.step)) as blocks:
+            reason = _drive(run, blocks, checkpoints, callback, bar)
+        if reason == "failing" or run.num_skipped == run.step > 0:
+            raise NonFiniteError(
+                f"The loss or its gradient was not finite in {run.num_skipped} of {run.step} "
+                "steps. Look for extreme values in the data or the target, or lower the learning "
+                "rate; this exception's .module is the best so far."
+            )
+    except Exception as error:
+        error.module = run.best_module()  # type: ignore[attr-defined]
+        raise
+    for problem in _problems(run):
+        warnings.warn(problem, stacklevel=3)
+    return TrainingResult(run.best_module(), run.by_epoch(), run.losses, reason, run.num_skipped)
+
+
+def _drive(run: Run, blocks, checkpoints, callback, bar) -> str:
+    """Runs the compiled loop in chunks to the end; returns the reason of the end."""
+    block, end, chunk = None, run.step, 10
+    with deferred_interrupt() as interrupted:
+        while (reason := run.why_stopped()) is None:
+            if run.step == end:
+                block, end = next(blocks, (None, end))
+            if block is None:
+                reason = "exhausted"
                 break
-    except KeyboardInterrupt:
-        stop_reason = "interrupted"
-        if len(losses) == len(history["train"]):  # keep what the cut epoch has done
-            losses.append(np.asarray(state.losses)[:start])
-    finally:
-        bar.close()
-    if num_skipped:
-        warnings.warn(
-            f"{num_skipped} training steps had a non-finite loss or gradient and were skipped.",
-            stacklevel=3,
-        )
-    num_bad = int(np.sum(~np.isfinite(history["validation"])))
+            clock, first = time.monotonic(), run.step
+            run.advance(min(first + chunk, end, run.num_steps), block)
+            rate = (run.step - first) / max(time.monotonic() - clock, 1e-6)
+            seen = _look(run, first, rate)
+            bar.set_postfix(_shown(seen), refresh=False)
+            bar.update(run.step - first)
+            if callback is not None:
+                callback(seen)
+            due = checkpoints is not None and checkpoints.due()
+            wish = min(LOG_SIZE, max(1, int(SECONDS_PER_CHUNK * rate)))
+            chunk, pressed, due = map(int, sharding.agree(wish, interrupted(), due))
+            if due:
+                run.save(checkpoints)
+            if pressed:
+                reason = "interrupted"
+                break
+        if checkpoints is not None:
+            run.save(checkpoints)
+    return reason
+
+
+def _problems(run: Run) -> Iterator[str]:
+    """What went wrong without ending the run."""
+    if run.num_skipped:
+        yield f"{run.num_skipped} training steps had a non-finite loss or gradient; skipped."
+    num_bad = int(np.sum(~np.isfinite(run.validation)))
     if num_bad:
-        warnings.warn(
-            f"The validation loss was not finite in {num_bad} of {len(history['validation'])} "
-            "epochs; these were passed over. Look for extreme values in the validation data.",
-            stacklevel=3,
+        yield (
+            f"The validation loss was not finite in {num_bad} of {len(run.validation)} epochs; "
+            "these were passed over. Look for extreme values in the validation data."
         )
-    return TrainingResult(
-        finished_module(),
-        {name: np.asarray(values) for name, values in history.items()},
-        np.concatenate(losses) if losses else np.zeros(0),
-        stop_reason,
-        num_skipped,
+    tenth = len(run.losses) // 10
+    begin, end = run.losses[:tenth], run.losses[len(run.losses) - tenth :]
+    if run.never_improved:
+        yield (
+            "No epoch was better on validation than the start, which is returned: lower the "
+            "learning rate, or train on more data."
+        )
+    elif tenth > 1 and finite_mean(end) - finite_mean(begin) > 3 * np.std(begin):
+        yield (
+            f"The training loss rose from {finite_mean(begin):.4g} to {finite_mean(end):.4g}: "
+            "lower the learning rate."
+        )
+
+
+def _look(run: Run, first: int, rate: float) -> TrainingState:
+    return TrainingState(
+        step=run.step,
+        num_steps=run.num_steps,
+        epoch=run.num_epochs,
+        loss=finite_mean(run.losses[first:]),
+        validation_loss=float(run.validation[-1]) if len(run.validation) else None,
+        steps_per_second=rate,
+        num_skipped=run.num_skipped,
+        make_module=run.best_module,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("optimizer", "batch_size"))
-def _run(
-    state, start, stop, graphdef, rest, objective, data, order, key, *, optimizer, batch_size
-) -> _State:
-    """Runs steps start .. stop-1 of an epoch; their number is traced, so that any will do."""
-
-    def step(i: jax.Array, state: _State) -> _State:
-        batch = None
-        if data is not None:
-            rows = jax.lax.dynamic_slice_in_dim(order, i * batch_size, batch_size)
-            batch = jax.tree.map(lambda array: array[rows], data)
-
-        def mean_loss(params):
-            module = nnx.merge(graphdef, params, rest)
-            return objective(module, batch, jax.random.fold_in(key, i)).mean()
-
-        loss, grads = jax.value_and_grad(mean_loss)(state.params)
-        update = optax.with_extra_args_support(optimizer).update
-        updates, opt_state = update(grads, state.opt_state, state.params, value=loss)
-        new = (optax.apply_updates(state.params, updates), opt_state)
-        ok = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
-        params, opt_state = jax.tree.map(
-            functools.partial(jnp.where, ok), new, (state.params, state.opt_state)
-        )
-        losses = state.losses.at[i].set(loss)
-        streak = jnp.where(ok, 0, state.streak + 1)
-        return _State(params, opt_state, losses, state.num_skipped + ~ok, streak)
-
-    return jax.lax.fori_loop(start, stop, step, state)
+def _shown(seen: TrainingState) -> dict[str, str]:
+    shown = {"train": f"{seen.loss:.4f}"}
+    if seen.validation_loss is not None:
+        shown["validation"] = f"{seen.validation_loss:.4f}"
+    return shown
 
 
-@jax.jit
-def _shuffle(key: jax.Array, data: Any) -> jax.Array:
-    return jax.random.permutation(key, len(jax.tree.leaves(data)[0]))
-
-
-@jax.jit
-def _evaluate(graphdef, params, rest, objective, data, key) -> jax.Array:
-    module = nnx.merge(graphdef, params, rest)
-
-    def loss_of_row(row):
-        return objective(module, jax.tree.map(lambda a: a[None], row), key)[0]
-
-    return jax.lax.map(loss_of_row, data, batch_size=EVALUATION_ROWS).mean()
+def _as_pytree(function: Callable) -> Callable:
+    """A function as `jax.jit` takes it among its arguments."""
+    return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function

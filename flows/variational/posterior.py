@@ -2,19 +2,22 @@
 
 import dataclasses
 import functools
+import os
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 
 from flows import _checks
 from flows.architectures import real_nvp
 from flows.bijectors import Chain
 from flows.distributions import Flow, require_flow, require_single
-from flows.training import adam, train
+from flows.training import Program, TrainingState, adam, trace, train
 from flows.variational.diagnostics import Diagnostics, diagnose
 from flows.variational.laplace import laplace_start
 from flows.variational.objectives import reverse_kl
@@ -31,7 +34,7 @@ class Posterior:
         history: {"elbo": ...}, the ELBO estimate of every step in nats (NaN where a step was
             skipped).
         diagnostics: ELBO, log evidence, effective sample size and k-hat on fresh draws.
-        stop_reason: "finished" or "interrupted" (Ctrl-C).
+        stop_reason: "finished", "plateau" (`stop_early`) or "interrupted" (Ctrl-C).
         num_skipped: Steps skipped because their loss or gradient was not finite.
     """
 
@@ -71,6 +74,11 @@ def fit_posterior(
     num_steps: int = 3000,
     num_samples: int = 128,
     optimizer: optax.GradientTransformation | None = None,
+    stop_early: bool = False,
+    ema_decay: float | None = None,
+    mesh: Mesh | None = None,
+    checkpoint_dir: str | os.PathLike | None = None,
+    callback: Callable[[TrainingState], Any] | None = None,
     progress: bool = True,
 ) -> Posterior:
     r"""Fits q to a log density by maximising the ELBO, E_q[log p(theta) - log q(theta)].
@@ -81,16 +89,25 @@ def fit_posterior(
 
     Args:
         target: Log density of one point theta [D], up to a constant, on all of R^D: a
-            differentiable JAX function, or a callable pytree (then a second call with arrays of
-            the same shapes does not recompile). Constrained parameters need a change of variables
-            with its log-Jacobian added.
+            differentiable JAX function. Constrained parameters need a change of variables with its
+            log-Jacobian added. Another function of the same operations, on data of the same
+            shapes, does not compile again.
         event_size: D; needed without a `flow`.
         flow: q to start from, unconditional; it is not changed.
         key: Random key.
         num_steps: Optimiser steps.
         num_samples: Draws from q in each step.
         optimizer: An optax optimizer; by default Adam with warm-up to 2e-3, cosine decay to
-            zero and gradient-norm clipping.
+            zero and adaptive gradient clipping.
+        stop_early: Whether to stop when the ELBO, noisy as it is, has stopped rising; best with
+            an optimizer of constant learning rate.
+        ema_decay: If given, e.g. 0.999, the posterior is an exponential moving average of the
+            parameters.
+        mesh: Devices to split the draws over, by its axis "data"; an axis "model" splits large
+            weights. By default all devices, if they can share the draws equally.
+        checkpoint_dir: Where to save the run now and then. The same call, after the process was
+            killed, goes on from there.
+        callback: Called a few times a second with a `flows.training.TrainingState`.
         progress: Whether to show a progress bar (only on a terminal).
 
     Returns:
@@ -128,8 +145,7 @@ def fit_posterior(
     _checks.positive_int("num_samples", num_samples)
     key = _checks.prng_key("key", key)
     start_key, network_key, train_key, final_key = jax.random.split(key, 4)
-    _check_target(target, event_size)
-    target = _as_pytree(target)
+    target = _traced(target, event_size)
     if flow is None:
         flow = real_nvp(event_size, rngs=nnx.Rngs(network_key))
         flow.bijector = Chain([laplace_start(target, event_size, start_key), flow.bijector])
@@ -139,6 +155,12 @@ def fit_posterior(
         key=train_key,
         optimizer=optimizer or adam(num_steps, 2e-3),
         num_steps=num_steps,
+        batch_size=num_samples,
+        stop_at_plateau=stop_early,
+        ema_decay=ema_decay,
+        mesh=mesh,
+        checkpoint_dir=checkpoint_dir,
+        callback=callback,
         progress=progress,
         description="ELBO",
     )
@@ -155,24 +177,15 @@ def fit_posterior(
     )
 
 
-def _check_target(target: Callable[[jax.Array], jax.Array], event_size: int) -> None:
+def _traced(target: Callable[[jax.Array], jax.Array], event_size: int) -> Program:
+    """The target as a pytree: another that computes the same, with other data, compiles no more."""
     point = jax.ShapeDtypeStruct((event_size,), jax.numpy.result_type(float))
     out = jax.eval_shape(target, point)
     if getattr(out, "shape", None) != ():
         raise ValueError(
             f"target must map a point [{event_size}] to a scalar log density, got {out}."
         )
-
-
-def _as_pytree(target: Callable[[jax.Array], jax.Array]) -> Callable[[jax.Array], jax.Array]:
-    """A callable that `jax.jit` takes as an argument.
-
-    A pytree is taken as it is: its arrays are traced. A plain function is wrapped afresh, because
-    what it closes over is compiled in, and an equal function may close over other data by now.
-    """
-    if not jax.tree_util.all_leaves([target]):
-        return target
-    return jax.tree_util.Partial(lambda theta: target(theta))
+    return trace(target, point)
 
 
 @functools.partial(jax.jit, static_argnames=("n", "batch_size"))

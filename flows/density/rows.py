@@ -1,0 +1,301 @@
+"""The rows to fit: checked, split into a training and a held-out part, in memory or not."""
+
+import itertools
+import warnings
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flows import _checks
+from flows.distributions import Flow
+from flows.training import Batches, OnDisk, shuffled
+
+DEFAULT_BATCH_SIZE = 256
+HELD_OUT_LIMIT = 100_000  # rows held out of data larger than memory, at most
+COPIES = 0.1  # the share of rows that may repeat others
+SAMPLE = 10_000  # rows looked at to see how many values a column takes
+
+
+class Rows(NamedTuple):
+    """What `fit` trains on.
+
+    Attributes:
+        training: (x, context or None, weights or None), as `flows.training.train` takes them.
+        held_out: The same for validation, in memory; or None.
+        noise: Widths of the uniform noise to add to x [D], or None.
+        batch_size: Rows in a batch.
+        steps_per_epoch: Batches in an epoch.
+    """
+
+    training: Any
+    held_out: Any
+    noise: jax.Array | None
+    batch_size: int
+    steps_per_epoch: int
+
+
+def prepare(
+    flow: Flow, x: Any, context: Any, weights: Any, validation: Any, dequantize: Any,
+    batch_size: int | None, steps_per_epoch: int | None, key: jax.Array,
+) -> Rows:  # fmt: skip
+    """Checks the arguments of `fit` that concern data, and splits the rows."""
+    if batch_size is not None:
+        _checks.positive_int("batch_size", batch_size)
+    if steps_per_epoch is not None:
+        _checks.positive_int("steps_per_epoch", steps_per_epoch)
+    if is_iterable_of_batches(x):
+        return _of_iterable(
+            flow, x, context, weights, validation, dequantize, batch_size, steps_per_epoch
+        )
+    if steps_per_epoch is not None:
+        raise ValueError("steps_per_epoch is for iterables of batches, but x is an array.")
+    noisy = dequantize is not None and dequantize is not False
+    read = on_disk if isinstance(x, np.memmap) else in_memory
+    data = read(flow, x, context, weights, integers=noisy)
+    steps = steps_between_values(data[0])
+    noise = noise_widths(dequantize, steps)
+    given = _given_validation(flow, validation, noisy)
+    training, held_out = split(data, given, None if given else validation, key)
+    if read is in_memory and held_out is not given and not steps.any():
+        _warn_of_copies(data[0])
+    num_rows = training.num_rows if isinstance(training, OnDisk) else len(training[0])
+    if batch_size is None:
+        batch_size = min(DEFAULT_BATCH_SIZE, num_rows)
+    if batch_size > num_rows:
+        raise ValueError(f"batch_size is {batch_size}, more than the {num_rows} training rows.")
+    return Rows(training, held_out, noise, batch_size, num_rows // batch_size)
+
+
+def _given_validation(flow: Flow, validation: Any, integers: bool = False) -> Any:
+    """The held-out rows if `validation` is arrays; None if it is a fraction or None."""
+    first = validation[0] if isinstance(validation, tuple) else validation
+    if validation is None or not np.ndim(first):
+        return None
+    x, context = _checks.pair("validation", validation)
+    return in_memory(flow, x, context, prefix="validation ", integers=integers)
+
+
+def is_iterable_of_batches(x: Any) -> bool:
+    """Whether x is no array nor list, but can be iterated over."""
+    return isinstance(x, Iterable) and not (isinstance(x, list | tuple) or hasattr(x, "__array__"))
+
+
+def in_memory(
+    flow: Flow, x: Any, context: Any, weights: Any = None, *, prefix: str = "", integers: bool
+):  # fmt: skip
+    """Checks and returns arrays (x, context or None, weights or None)."""
+    x = _checks.table(f"{prefix}x", x, flow.event_size, integers=integers)
+    if not prefix:
+        _checks.not_constant("x", x)
+    _checks.context_wanted(f"{prefix}context", context is not None, flow.context_size)
+    if context is not None:
+        context = _checks.table(f"{prefix}context", context, flow.context_size, integers=True)
+        _checks.same_length(f"{prefix}context", context, f"{prefix}x", x)
+    weights = _checked_weights(weights, x)
+    return x, context, None if weights is None else jnp.asarray(weights, x.dtype)
+
+
+def on_disk(flow: Flow, x: np.memmap, context: Any, weights: Any, *, integers: bool):
+    """As `in_memory`, reading a block at a time and leaving x, and perhaps context, on disk."""
+    _checks.table_on_disk("x", x, flow.event_size, integers=integers)
+    _checks.context_wanted("context", context is not None, flow.context_size)
+    if context is not None:
+        if isinstance(context, np.memmap):
+            _checks.table_on_disk("context", context, flow.context_size, integers=True)
+        else:
+            context = np.asarray(
+                _checks.table("context", context, flow.context_size, integers=True)
+            )
+        _checks.same_length("context", context, "x", x)
+    return x, context, _checked_weights(weights, x)
+
+
+def _checked_weights(weights: Any, x: Any) -> np.ndarray | None:
+    if weights is None:
+        return None
+    weights = np.asarray(weights, dtype=float)
+    if weights.ndim != 1:
+        raise ValueError(f"weights must have shape [rows], got shape {weights.shape}.")
+    _checks.same_length("weights", weights, "x", x)
+    _checks.finite("weights", weights)
+    if (weights < 0).any() or not weights.sum() > 0:
+        raise ValueError(
+            f"weights must not be negative and not all zero, got {(weights < 0).sum()} "
+            f"negative values and a sum of {weights.sum():g}."
+        )
+    return weights
+
+
+def _of_iterable(
+    flow: Flow, x: Iterable, context: Any, weights: Any, validation: Any, dequantize: Any,
+    batch_size: int | None, steps_per_epoch: int | None,
+) -> Rows:  # fmt: skip
+    for name, value in [("context", context), ("weights", weights)]:
+        if value is not None:
+            raise ValueError(
+                f"{name} must come in the batches, as (x, context, weights), where x is an "
+                "iterable of batches."
+            )
+    held_out = _given_validation(flow, validation)
+    if held_out is None and validation is not None:
+        raise ValueError(
+            "validation must be arrays or None where x is an iterable of batches, of which no "
+            f"fraction can be held out, got {validation!r}."
+        )
+    if dequantize is True:
+        raise ValueError("dequantize must be widths, not True, where x is an iterable of batches.")
+    if steps_per_epoch is None:
+        try:
+            steps_per_epoch = len(x)  # type: ignore[arg-type]
+        except TypeError:
+            raise ValueError(
+                "steps_per_epoch is needed: x is an iterable of batches without a length."
+            ) from None
+    iterator = iter(x)
+    first = next(iterator, None)
+    if first is None:
+        raise ValueError("x is an iterable of batches, but gives none.")
+    if iterator is x:  # what was taken from it is put back
+        x = itertools.chain([first], iterator)
+    first = _as_batch(flow, first)
+    size = len(first[0])
+    if batch_size not in (None, size):
+        raise ValueError(f"batch_size is {batch_size}, but x gives batches of {size} rows.")
+
+    def convert(batch: Any) -> Any:
+        batch = _as_batch(flow, batch)
+        if len(batch[0]) != size:
+            raise ValueError(
+                f"x gives a batch of {len(batch[0])} rows after batches of {size}: all must be "
+                "equal; drop the remainder."
+            )
+        return batch
+
+    noise = noise_widths(dequantize, steps_between_values(first[0]))
+    return Rows(Batches(x, steps_per_epoch, convert), held_out, noise, size, steps_per_epoch)
+
+
+def _as_batch(flow: Flow, batch: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """A batch x, (x, context) or (x, context, weights) of an iterable; NaN may pass."""
+    x, context, weights = (*(batch if isinstance(batch, tuple) else (batch,)), None, None)[:3]
+    _checks.context_wanted("the context in x's batches", context is not None, flow.context_size)
+    dtype = jnp.result_type(float)
+    x = np.asarray(x, dtype)
+    if x.ndim != 2 or x.shape[1] != flow.event_size:
+        raise ValueError(
+            f"x must give batches of shape [rows, {flow.event_size}], got shape {x.shape}."
+        )
+    if context is not None:
+        context = np.asarray(context, dtype)
+        if context.shape != (len(x), flow.context_size):
+            raise ValueError(
+                f"x must give contexts of shape [rows, {flow.context_size}] with {len(x)} rows, "
+                f"got shape {context.shape}."
+            )
+    return x, context, None if weights is None else np.asarray(weights, dtype)
+
+
+def split(data: Any, held_out: Any, validation: Any, key: jax.Array) -> tuple[Any, Any]:
+    """The rows to train on, and the held-out rows or None; weights have mean one in both.
+
+    Args:
+        data: (x, context or None, weights or None), in memory or on disk.
+        held_out: Held-out rows that the user gave, or None.
+        validation: Otherwise the fraction to hold out, or None.
+        key: Random key.
+    """
+    x, context, weights = data
+    num_held_out = 0
+    if held_out is None and validation is not None:
+        num_held_out = _num_held_out(len(x), validation, isinstance(x, np.memmap))
+        rows = np.asarray(shuffled(key, len(x), jnp.arange(num_held_out)))
+        held_out = jax.tree.map(jnp.asarray, OnDisk(data, len(x)).read(rows))
+        held_out = (*held_out[:2], _with_mean_one(held_out[2], "held-out"))
+    num_rows = len(x) - num_held_out
+    order = lambda positions: shuffled(key, len(x), positions + num_held_out)
+    if isinstance(x, np.memmap):
+        if weights is not None:
+            left = np.ones(len(x), bool)
+            left[rows] = False
+            weights = weights / weights[left].mean()
+        return OnDisk((x, context, weights), num_rows, order), held_out
+    x, context, weights = jax.tree.map(lambda array: array[order(jnp.arange(num_rows))], data)
+    return (x, context, _with_mean_one(weights, "training")), held_out
+
+
+def _warn_of_copies(x: Any) -> None:
+    """Warns if many rows repeat others, told by a random projection."""
+    projected = np.asarray(x, np.float64) @ np.random.default_rng(0).normal(size=x.shape[1])
+    num_copies = len(x) - len(np.unique(projected))
+    if num_copies > COPIES * len(x):
+        warnings.warn(
+            f"{num_copies} of the {len(x)} rows of x repeat others. Copies of one row fall into "
+            "both the training and the held-out part, and hide overfitting: drop them, or pass "
+            "validation rows of your own.",
+            stacklevel=4,
+        )
+
+
+def _num_held_out(num_rows: int, fraction: float, on_disk: bool) -> int:
+    if not 0 < fraction < 1:
+        raise ValueError(f"validation as a fraction must lie between 0 and 1, got {fraction}.")
+    number = max(1, round(fraction * num_rows))
+    if number >= num_rows:
+        raise ValueError(
+            f"x has {num_rows} rows, too few to hold out a fraction of {fraction}: "
+            "pass validation=None or more rows."
+        )
+    return min(number, HELD_OUT_LIMIT) if on_disk else number
+
+
+def _with_mean_one(weights: jax.Array | None, part: str) -> jax.Array | None:
+    """Scales weights, so that a plain mean over rows is the weighted mean."""
+    if weights is None:
+        return None
+    if not weights.sum() > 0:
+        raise ValueError(
+            f"weights are all zero in the {len(weights)} rows of the {part} part: pass more rows "
+            "of positive weight, or validation=None."
+        )
+    return weights / weights.mean()
+
+
+def steps_between_values(x: Any) -> np.ndarray:
+    """Smallest step between the values of columns [D] that take few; 0 for all other columns.
+
+    A column with so few values that rows share them, such as counts, has no density: the
+    likelihood grows without bound as a flow sharpens on them.
+    """
+    every = -(-len(x) // SAMPLE)
+    sample = np.asarray(x[::every], np.float64)
+    few = max(0.05 * len(sample), min(10, 0.5 * len(sample)))
+    values = [np.unique(column) for column in sample.T]
+    return np.array([np.diff(v).min() if 1 < len(v) < few else 0.0 for v in values])
+
+
+def noise_widths(dequantize: Any, steps: np.ndarray) -> jax.Array | None:
+    """Widths [D] of the noise that `fit` adds; warns of columns that need some and get none."""
+    if dequantize is None or dequantize is False:
+        widths = np.zeros_like(steps)
+    elif dequantize is True:
+        widths = steps
+    else:
+        widths = np.asarray(dequantize, float)
+        if widths.shape not in {(), steps.shape} or not (widths >= 0).all():
+            raise ValueError(
+                "dequantize must be True, or a width of at least 0, or one for each of the "
+                f"{len(steps)} columns, got {dequantize!r}."
+            )
+        widths = np.broadcast_to(widths, steps.shape)
+    bare = np.flatnonzero((steps > 0) & (widths == 0))
+    if bare.size:
+        warnings.warn(
+            f"x column {bare[0]} takes few distinct values, {steps[bare[0]]:g} apart or more "
+            f"({bare.size} such columns): its density can run away to infinity. Pass "
+            "dequantize=True, or the widths of the noise to add, or drop the column.",
+            stacklevel=4,
+        )
+    return jnp.asarray(widths) if widths.any() else None

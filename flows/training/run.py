@@ -1,0 +1,142 @@
+"""A run in progress: its state on the devices, its history on the host."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from flows.training import compiled, sharding
+from flows.training.checkpoints import Checkpoints, checksum, describe
+from flows.training.compiled import Task
+from flows.training.program import Program, trace
+
+
+class Run:
+    """A run in progress.
+
+    Args:
+        task: What is to be done.
+        params: The parameters to start from.
+        optimizer: Any optax optimizer.
+        averaged: Whether to keep a moving average of the parameters.
+        mesh: The devices.
+
+    Attributes:
+        step: Steps done.
+        losses: Loss of every step.
+        validation: Validation loss of every epoch that ended.
+    """
+
+    def __init__(self, task: Task, params: Any, optimizer: Any, averaged: bool, mesh: Mesh):
+        self.task, self.mesh = task, mesh
+        self.state = compiled.start(params, optimizer, averaged, task.validation is not None)
+        self.update = _traced_update(optimizer, self.state)
+        self.step = 0
+        self.losses = np.zeros(0)
+        self.validation = np.zeros(0)
+
+    def place(self) -> None:
+        """Puts everything on its devices."""
+        self.task = sharding.replicate(self.task, self.mesh)
+        self.state = sharding.place(self.state, self.mesh)
+
+    def advance(self, until: int, block: Any) -> None:
+        """Steps on to step `until`, or to where a rule ends the run."""
+        self.state, log = compiled.run(
+            self.state, jnp.int32(until), self.task, block, self.update, mesh=self.mesh
+        )
+        first, self.step = self.step, int(self.state.step)  # waits
+        losses, validation = np.asarray(log.losses), np.asarray(log.validation)
+        self.losses = np.append(self.losses, losses[: self.step - first])
+        self.validation = np.append(self.validation, validation[: int(log.num_epochs)])
+
+    @property
+    def num_steps(self) -> int:
+        return int(self.task.num_steps)
+
+    @property
+    def num_epochs(self) -> int:
+        return self.step // int(self.task.steps_per_epoch)
+
+    @property
+    def num_skipped(self) -> int:
+        return int(self.state.num_skipped)
+
+    @property
+    def never_improved(self) -> bool:
+        """Whether validation liked none of its epochs better than the start."""
+        return 0 < len(self.validation) <= int(self.state.since_best)
+
+    def why_stopped(self) -> str | None:
+        """The rule that has ended the run, or None."""
+        reasons = compiled.reasons(self.state, self.task)
+        return next((name for name, holds in reasons.items() if holds), None)
+
+    def best_module(self) -> Any:
+        """The best module on validation; without, the average if there is one, or the last."""
+        state = self.state
+        chosen = state.params if state.average is None else state.average
+        if jnp.isfinite(state.best_loss):
+            chosen = state.best
+        parts = sharding.gather((chosen, self.task.rest), self.mesh)
+        return nnx.merge(self.task.graphdef, *parts)
+
+    def by_epoch(self) -> dict[str, np.ndarray]:
+        """Mean training loss (of the steps not skipped) and validation loss of whole epochs."""
+        length, total = int(self.task.steps_per_epoch), int(self.task.num_steps)
+        ends = list(range(length, len(self.losses) + 1, length))
+        if len(self.losses) == total and total % length:
+            ends.append(total)
+        epochs = np.split(self.losses, ends)[: len(ends)]
+        return {"train": np.array([finite_mean(e) for e in epochs]), "validation": self.validation}
+
+    def identity(self, data: Any, batch_size: int) -> dict[str, str]:
+        """What makes this run the one it is: a checkpoint with anything else is of another."""
+        task, state = self.task, self.state
+        optimizer = state.opt_state, self.update
+        rule = task.patience, task.stop_at_plateau, task.decay
+        return {
+            "flow": describe((task.graphdef, state.params, task.rest)),
+            "objective": describe((task.objective, task.metric)),
+            "optimizer": describe(optimizer),
+            "shape of the data": describe((data, task.validation)),
+            "initial flow": checksum((state.params, task.rest)),
+            "data": checksum((data, task.validation, task.objective)),
+            "key": checksum(jax.random.key_data(task.key)),
+            "batch_size": str(batch_size),
+            "num_steps": str(task.num_steps),
+            "learning rate": checksum(optimizer),
+            "rule for stopping or averaging": " ".join(map(str, rule)),
+        }
+
+    def save(self, checkpoints: Checkpoints) -> None:
+        state = jax.tree.leaves(sharding.gather(self.state, self.mesh))
+        history = [self.losses, self.validation]
+        checkpoints.save(self.step, {"state": state, "history": history})
+
+    def restore(self, checkpoints: Checkpoints) -> None:
+        """Goes back to the newest checkpoint, if there is one."""
+        saved = checkpoints.restore()
+        if saved is not None:
+            self.state = jax.tree.unflatten(jax.tree.structure(self.state), saved["state"])
+            self.losses, self.validation = saved["history"]
+            self.step = int(self.state.step)
+
+
+def finite_mean(losses: np.ndarray) -> float:
+    """Mean of the finite ones; NaN if there are none."""
+    finite = losses[np.isfinite(losses)]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def _traced_update(optimizer: Any, state: compiled.State) -> Program:
+    """The optimizer's update as (grads, opt_state, params, loss) -> (updates, opt_state)."""
+    update = optax.with_extra_args_support(optimizer).update
+    return trace(
+        lambda grads, opt_state, params, loss: update(grads, opt_state, params, value=loss),
+        state.params, state.opt_state, state.params, state.best_loss,
+    )  # fmt: skip

@@ -1,0 +1,96 @@
+"""Devices: the batch is split over the mesh axis "data", large weights over "model"."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+
+def resolve(mesh: Mesh | None, batch_size: int) -> Mesh:
+    """The mesh to train on: the one given, or all devices that can share a batch equally.
+
+    Raises:
+        TypeError: `mesh` is no mesh.
+        ValueError: It has no axis "data", or the batch cannot be split over it.
+    """
+    if mesh is None:
+        shared = batch_size % jax.device_count() == 0 or jax.process_count() > 1
+        devices = jax.devices() if shared else jax.local_devices()[:1]
+        mesh = Mesh(np.array(devices), ("data",))
+    if not isinstance(mesh, Mesh):
+        raise TypeError(f"mesh must be a jax.sharding.Mesh, got {mesh!r}.")
+    if "data" not in mesh.axis_names or set(mesh.axis_names) - {"data", "model"}:
+        raise ValueError(
+            f'mesh must have an axis "data" and may have one "model", got {mesh.axis_names}.'
+        )
+    if batch_size % mesh.shape["data"]:
+        raise ValueError(
+            f"batch_size must be a multiple of the {mesh.shape['data']} devices along the mesh's "
+            f'axis "data", got {batch_size}.'
+        )
+    # Ours are the shardings of a few arrays; the compiler finds those of all others.
+    return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * mesh.devices.ndim)
+
+
+def replicate(tree: Any, mesh: Mesh) -> Any:
+    """A pytree of arrays and random keys on every device of the mesh."""
+
+    def put(leaf: Any) -> jax.Array:
+        if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key):
+            numbers = put(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
+
+    return jax.tree.map(put, tree)
+
+
+def place(state: Any, mesh: Mesh) -> Any:
+    """The state of training on the mesh: weights are split over "model" where they can be."""
+    return jax.device_put(state, jax.tree.map(lambda leaf: _of_parameter(leaf, mesh), state))
+
+
+def keep_parameters(params: Any, mesh: Mesh) -> Any:
+    """Holds parameters, inside a compiled function, to the sharding that `place` gave them."""
+    if mesh.devices.size == 1:
+        return params
+    return jax.tree.map(
+        lambda leaf: jax.lax.with_sharding_constraint(leaf, _of_parameter(leaf, mesh)), params
+    )
+
+
+def _of_parameter(leaf: jax.Array, mesh: Mesh) -> NamedSharding:
+    model = mesh.shape.get("model", 1)
+    if model > 1 and jnp.ndim(leaf) >= 2 and leaf.shape[-1] % model == 0:
+        return NamedSharding(mesh, PartitionSpec(*[None] * (leaf.ndim - 1), "model"))
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def split_batch(batch: Any, mesh: Mesh) -> Any:
+    """Splits a batch, inside a compiled function, by its first axis over "data"."""
+    if mesh.devices.size == 1:
+        return batch
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return jax.tree.map(lambda leaf: jax.lax.with_sharding_constraint(leaf, sharding), batch)
+
+
+def gather(tree: Any, mesh: Mesh) -> Any:
+    """A copy of a pytree as ordinary arrays on one local device."""
+    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _copy_on(mesh)(tree))
+
+
+@functools.lru_cache
+def _copy_on(mesh: Mesh) -> Callable[[Any], Any]:
+    copy = functools.partial(jax.tree.map, jnp.copy)
+    return jax.jit(copy, out_shardings=NamedSharding(mesh, PartitionSpec()))
+
+
+def agree(*values: float) -> list[float]:
+    """The values that the first process has, in every process."""
+    if jax.process_count() == 1:
+        return list(values)
+    return multihost_utils.broadcast_one_to_all(np.array(values, np.float64)).tolist()

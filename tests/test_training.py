@@ -1,0 +1,244 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from scipy import stats
+
+from flows.training import (
+    Batches,
+    OnDisk,
+    adam,
+    clip_by_running_median,
+    compiled,
+    shuffled,
+    trace,
+    train,
+)
+from flows.training.plateau import Plateau
+
+KEY = jax.random.key(0)
+
+
+class Mean(nnx.Module):
+    """Its maximum-likelihood fit is the mean of the data."""
+
+    def __init__(self, size=2):
+        self.loc = nnx.Param(jnp.zeros(size))
+
+
+def squares(module, batch, key):
+    return 0.5 * ((batch - module.loc[...]) ** 2).sum(-1)
+
+
+def run(data, **options):
+    options = {
+        "key": KEY, "optimizer": optax.sgd(0.1), "batch_size": 10, "num_steps": 50,
+        "progress": False,
+    } | options  # fmt: skip
+    return train(Mean(), options.pop("objective", squares), data, **options)
+
+
+def same(a, b):
+    jax.tree.map(np.testing.assert_array_equal, nnx.state(a.module), nnx.state(b.module))
+    jax.tree.map(np.testing.assert_array_equal, (a.history, a.losses), (b.history, b.losses))
+
+
+DATA = np.random.default_rng(0).normal(size=(95, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 7, 64, 1000, 12_345])
+def test_shuffled_is_a_permutation_of_which_any_part_can_be_had(n):
+    whole = np.asarray(shuffled(KEY, n, jnp.arange(n)))
+    assert sorted(whole) == list(range(n))
+    some = jnp.arange(0, n, 3)
+    np.testing.assert_array_equal(shuffled(KEY, n, some), whole[::3])
+
+
+def test_shuffled_is_uniform():
+    keys = jax.random.split(KEY, 24_000)
+    orders = np.asarray(jax.vmap(lambda key: shuffled(key, 4, jnp.arange(4)))(keys))
+    counts = [np.sum((orders == p).all(1)) for p in itertools.permutations(range(4))]
+    assert stats.chisquare(counts).pvalue > 1e-3
+    orders = np.asarray(jax.vmap(lambda key: shuffled(key, 50, jnp.arange(50)))(keys[:5000]))
+    for column in (0, 17, 49):
+        assert stats.chisquare(np.bincount(orders[:, column], minlength=50)).pvalue > 1e-3
+    steps = (orders[:, 1:] - orders[:, :-1]) % 50  # of neighbours: 1 .. 49 alike
+    assert stats.chisquare(np.bincount(steps.ravel(), minlength=50)[1:]).pvalue > 1e-3
+
+
+def test_every_epoch_visits_every_row_once_in_an_order_of_its_own():
+    seen = lambda module, batch, key: batch[:, 0] + 0 * module.loc[...].sum()
+    rows = np.arange(90.0)[:, None]
+    result = run(rows, objective=seen, batch_size=1, num_steps=180)
+    first, second = result.losses.reshape(2, 90).astype(int)
+    assert sorted(first) == sorted(second) == list(range(90))
+    assert (first != second).any()
+
+
+def test_programs_compare_by_what_they_compute():
+    program = lambda rate, data: trace(lambda x: rate * x + data.sum(), 1.0)
+    a = program(0.1, jnp.ones(3))
+    assert jax.tree.structure(a) == jax.tree.structure(program(0.1, jnp.zeros(3)))
+    assert jax.tree.structure(a) != jax.tree.structure(program(0.2, jnp.ones(3)))
+    assert jax.tree.structure(a) != jax.tree.structure(program(0.1, jnp.ones(4)))
+    assert jax.jit(lambda p, x: p(x))(a, 2.0) == pytest.approx(3.2)
+    assert jax.grad(a)(2.0) == pytest.approx(0.1)
+
+
+def test_what_is_equal_does_not_compile_again():
+    run(DATA, optimizer=optax.adam(0.1))
+    before = compiled.run._cache_size()
+    run(DATA + 1, optimizer=optax.adam(0.1), key=jax.random.key(1))
+    run(DATA, optimizer=optax.adam(0.1), num_steps=70, stop_at_plateau=True)
+    assert compiled.run._cache_size() == before
+    run(DATA, optimizer=optax.adam(0.2))
+    assert compiled.run._cache_size() == before + 1
+    run(DATA, optimizer=adam(50, 0.1))
+    run(DATA, optimizer=adam(60, 0.2), num_steps=60)
+    assert compiled.run._cache_size() == before + 2
+
+
+def test_the_default_schedule_is_a_warm_up_and_a_cosine():
+    params = {"w": jnp.ones(())}
+    ours, plain = adam(500, 0.1), optax.scale_by_adam()
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 0.1, 50, 500)
+    state, plain_state = ours.init(params), plain.init(params)
+    for step in range(500):
+        updates, state = ours.update(params, state, params)
+        direction, plain_state = plain.update(params, plain_state)
+        expected = -schedule(step) * direction["w"]
+        np.testing.assert_allclose(updates["w"], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_gradients_are_clipped_to_twice_the_median_and_dropped_beyond_ten_times():
+    clip = clip_by_running_median()
+    state = clip.init(None)
+    lengths = []
+    for norm in [1.0, 1.1, 0.9, 1.0, 1.0, 3.0, 30.0, 1.0]:
+        updates, state = clip.update({"a": jnp.array([0.6, 0.8]) * norm}, state)
+        lengths.append(float(jnp.linalg.norm(updates["a"])))
+    np.testing.assert_allclose(lengths, [1.0, 1.1, 0.9, 1.0, 1.0, 2.0, 0.0, 1.0], rtol=1e-6)
+
+
+def test_a_plateau_is_found_and_a_noisy_descent_is_not_taken_for_one():
+    rng = np.random.default_rng(0)
+    find = jax.jit(jax.vmap(lambda losses: jax.lax.scan(
+        lambda state, loss: (new := state.update(loss), new.reached), Plateau.start(), losses
+    )[1]))  # fmt: skip
+    steps = np.arange(3000)
+    noises = {"normal": rng.normal(size=(100, 3000)), "heavy": rng.standard_t(3, (100, 3000))}
+    for noise in noises.values():
+        falling = np.asarray(find(-0.01 * steps + noise))
+        assert falling.any(axis=1).mean() < 0.05
+        bent = np.asarray(find(np.maximum(20.0 - 0.02 * steps, 0.0) + noise))  # flat from 1000 on
+        assert bent[:, :1000].any(axis=1).mean() < 0.05
+        delay = bent.argmax(axis=1) - 1000
+        assert bent[:, -1].all()
+        assert 80 <= np.median(delay) < 1300
+
+
+def test_a_run_stops_at_a_plateau():
+    def noisy(module, batch, key):
+        return ((module.loc[...] - 1.0) ** 2).sum()[None] + 0.1 * jax.random.normal(key, (1,))
+
+    result = run(None, objective=noisy, num_steps=20_000, stop_at_plateau=True)
+    assert result.stop_reason == "plateau"
+    assert 400 < len(result.losses) < 4000
+    np.testing.assert_allclose(result.module.loc[...], 1.0, atol=1e-3)
+
+
+def test_the_average_is_kept_and_the_better_is_returned():
+    options = {"optimizer": optax.sgd(0.5), "num_steps": 400, "batch_size": 2}
+    keys = jax.random.split(KEY, 8)
+    centre = DATA.mean(0)
+
+    def error(**more):
+        results = [run(DATA, key=key, **options, **more).module.loc[...] - centre for key in keys]
+        return np.sqrt(np.mean(np.square(results)))
+
+    assert error(ema_decay=0.99) < error() / 3
+    both = run(DATA, ema_decay=0.99, validation=DATA, **options)
+    alone = run(DATA, validation=DATA, **options)
+    assert (both.history["validation"] <= alone.history["validation"] + 1e-6).all()
+    assert both.history["validation"].min() < alone.history["validation"].min()
+    with pytest.raises(ValueError, match=r"ema_decay must lie .* got 1\.5"):
+        run(DATA, ema_decay=1.5)
+
+
+def test_the_average_follows_its_recursion():
+    result = run(DATA, ema_decay=0.9, num_steps=30, batch_size=95, optimizer=optax.sgd(0.1))
+    params = average = np.zeros(2)
+    for step in range(30):
+        params = params + 0.1 * (DATA.mean(0) - params)
+        decay = min(0.9, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * params
+    np.testing.assert_allclose(result.module.loc[...], average, rtol=1e-4)
+
+
+def test_data_on_disk_train_as_in_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("flows.training.data.BLOCK_BATCHES", 4)  # an epoch is 9 batches
+    np.save(tmp_path / "x.npy", DATA.astype(np.float64))
+    on_disk = OnDisk(np.load(tmp_path / "x.npy", mmap_mode="r"), len(DATA))
+    same(run(DATA, validation=DATA[:20]), run(on_disk, validation=DATA[:20]))
+
+
+def test_batches_of_an_iterable_train_in_their_order():
+    batches = [DATA[i : i + 10] for i in range(0, 90, 10)]
+    result = run(Batches(batches, 9), num_steps=20, validation=DATA)
+    params, losses = np.zeros(2), []
+    for batch in itertools.islice(itertools.cycle(batches), 20):
+        losses.append(0.5 * ((batch - params) ** 2).sum(-1).mean())
+        params = params + 0.1 * (batch.mean(0) - params)
+    np.testing.assert_allclose(result.losses, losses, rtol=1e-5)
+    assert len(result.history["validation"]) == 3
+
+
+def test_an_iterator_ends_the_run():
+    batches = (DATA[i : i + 10] for i in range(0, 90, 10))
+    result = run(Batches(batches, 4), num_steps=50, validation=DATA)
+    assert result.stop_reason == "exhausted"
+    assert (len(result.losses), len(result.history["validation"])) == (9, 2)
+
+
+def test_an_error_in_the_data_or_the_callback_carries_the_best_module():
+    def batches():
+        yield from [DATA[:10]] * 5
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="the disk is gone") as info:
+        run(Batches(batches(), 5), validation=DATA)
+    assert np.isfinite(info.value.module.loc[...]).all()
+
+    def fail(state):
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more") as info:
+        run(DATA, callback=fail)
+    assert np.abs(info.value.module.loc[...]).max() > 0
+
+
+def test_a_callback_sees_the_run():
+    seen = []
+    run(DATA, validation=DATA, callback=lambda state: seen.append((state, state.make_module())))
+    states, modules = zip(*seen, strict=True)
+    assert states[-1].step == states[-1].num_steps == 50
+    assert states[-1].epoch == 50 // 9
+    assert states[-1].validation_loss == pytest.approx(
+        float(squares(modules[-1], DATA, KEY).mean())
+    )
+    assert all(np.isfinite(module.loc[...]).all() for module in modules)
+
+
+@pytest.mark.parametrize("enabled", [False, True])
+def test_both_precisions(enabled):
+    with jax.enable_x64(enabled):
+        result = train(
+            Mean(), squares, jnp.asarray(DATA, float), validation=jnp.asarray(DATA, float), key=KEY,
+            optimizer=adam(20, 0.1), batch_size=10, num_steps=20, ema_decay=0.9, progress=False,
+        )  # fmt: skip
+        assert result.module.loc.dtype == (jnp.float64 if enabled else jnp.float32)
+        assert np.isfinite(result.losses).all()
