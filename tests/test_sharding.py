@@ -14,6 +14,8 @@ FITS = """
 import sys, jax, jax.numpy as jnp, numpy as np, flows
 from flax import nnx
 
+if len(sys.argv) > 1:
+    jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 OPTIONS = {"key": jax.random.key(0), "progress": False}
 X = (np.random.default_rng(0).normal(size=(900, 3)) ** 3).astype(np.float32)
 
@@ -52,7 +54,6 @@ TWO_PROCESSES = (
     + """
 from flows.training import checkpoints
 
-jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 assert (jax.device_count(), jax.local_device_count()) == (2, 1)
 checkpoints.SHARE = 1e9
 in_memory = fit()

@@ -69,7 +69,8 @@ class Run:
     @property
     def never_improved(self) -> bool:
         """Whether validation liked none of its epochs better than the start."""
-        return 0 < len(self.validation) <= int(self.state.since_best)
+        never = 0 < len(self.validation) <= int(self.state.since_best)
+        return never and bool(jnp.isfinite(self.state.best_loss))
 
     def why_stopped(self) -> str | None:
         """The rule that has ended the run, or None."""

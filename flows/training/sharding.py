@@ -44,14 +44,21 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
         if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key):
             numbers = put(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
-        return jax.device_put(leaf, NamedSharding(mesh, PartitionSpec()))
+        return _put(leaf, NamedSharding(mesh, PartitionSpec()))
 
     return jax.tree.map(put, tree)
 
 
 def place(state: Any, mesh: Mesh) -> Any:
     """The state of training on the mesh: weights are split over "model" where they can be."""
-    return jax.device_put(state, jax.tree.map(lambda leaf: _of_parameter(leaf, mesh), state))
+    return jax.tree.map(lambda leaf: _put(leaf, _of_parameter(leaf, mesh)), state)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    if sharding.is_fully_addressable:
+        return jax.device_put(leaf, sharding)
+    whole = np.asarray(leaf)  # the same in every process
+    return jax.make_array_from_callback(whole.shape, sharding, lambda index: whole[index])
 
 
 def keep_parameters(params: Any, mesh: Mesh) -> Any:
