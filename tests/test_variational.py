@@ -4,6 +4,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 from flax import nnx
@@ -206,3 +207,12 @@ def test_bad_input(arguments, error, match):
     } | arguments  # fmt: skip
     with pytest.raises(error, match=match):
         flows.fit_posterior(**arguments)
+
+
+def test_stopping_early_at_the_plateau():
+    target = lambda theta: -0.5 * jnp.sum(theta**2 + 0.1 * theta**4)
+    options = {"event_size": 2, "key": KEY, "num_steps": 20_000, "progress": False}
+    posterior = flows.fit_posterior(target, stop_early=True, optimizer=optax.adam(1e-3), **options)
+    assert posterior.stop_reason == "plateau"
+    assert 400 < len(posterior.history["elbo"]) < 15_000
+    assert posterior.diagnostics.khat < 0.7

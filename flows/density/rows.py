@@ -60,7 +60,7 @@ def prepare(
     given = _given_validation(flow, validation, noisy)
     training, held_out = split(data, given, None if given else validation, key)
     if read is in_memory and held_out is not given and not steps.any():
-        _warn_of_copies(data[0])
+        _warn_of_copies(*data[:2])
     num_rows = training.num_rows if isinstance(training, OnDisk) else len(training[0])
     if batch_size is None:
         batch_size = min(DEFAULT_BATCH_SIZE, num_rows)
@@ -208,27 +208,27 @@ def split(data: Any, held_out: Any, validation: Any, key: jax.Array) -> tuple[An
         key: Random key.
     """
     x, context, weights = data
-    num_held_out = 0
-    if held_out is None and validation is not None:
-        num_held_out = _num_held_out(len(x), validation, isinstance(x, np.memmap))
-        rows = np.asarray(shuffled(key, len(x), jnp.arange(num_held_out)))
+    on_disk = isinstance(x, np.memmap)
+    hold_out = held_out is None and validation is not None
+    num_held_out = _num_held_out(len(x), validation, on_disk) if hold_out else 0
+    rows = np.asarray(shuffled(key, len(x), jnp.arange(num_held_out)))
+    if hold_out:
         held_out = jax.tree.map(jnp.asarray, OnDisk(data, len(x)).read(rows))
         held_out = (*held_out[:2], _with_mean_one(held_out[2], "held-out"))
     num_rows = len(x) - num_held_out
     order = lambda positions: shuffled(key, len(x), positions + num_held_out)
-    if isinstance(x, np.memmap):
+    if on_disk:
         if weights is not None:
-            left = np.ones(len(x), bool)
-            left[rows] = False
-            weights = weights / weights[left].mean()
+            weights = weights / np.delete(weights, rows).mean()
         return OnDisk((x, context, weights), num_rows, order), held_out
     x, context, weights = jax.tree.map(lambda array: array[order(jnp.arange(num_rows))], data)
     return (x, context, _with_mean_one(weights, "training")), held_out
 
 
-def _warn_of_copies(x: Any) -> None:
+def _warn_of_copies(x: Any, context: Any) -> None:
     """Warns if many rows repeat others, told by a random projection."""
-    projected = np.asarray(x, np.float64) @ np.random.default_rng(0).normal(size=x.shape[1])
+    values = np.asarray(x if context is None else np.concatenate([x, context], axis=1), float)
+    projected = values @ np.random.default_rng(0).normal(size=values.shape[1])
     num_copies = len(x) - len(np.unique(projected))
     if num_copies > COPIES * len(x):
         warnings.warn(

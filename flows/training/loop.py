@@ -172,16 +172,25 @@ def train(
                 "rate; this exception's .module is the best so far."
             )
     except Exception as error:
-        error.module = run.best_module()  # type: ignore[attr-defined]
+        with contextlib.suppress(RuntimeError):  # if it came while the state was being replaced
+            error.module = run.best_module()  # type: ignore[attr-defined]
         raise
     for problem in _problems(run):
         warnings.warn(problem, stacklevel=3)
     return TrainingResult(run.best_module(), run.by_epoch(), run.losses, reason, run.num_skipped)
 
 
-def _drive(run: Run, blocks, checkpoints, callback, bar) -> str:
+def _drive(
+    run: Run,
+    blocks: Iterator[tuple[Any, float]],
+    checkpoints: Checkpoints | None,
+    callback: Callable[[TrainingState], Any] | None,
+    bar: tqdm,
+) -> str:
     """Runs the compiled loop in chunks to the end; returns the reason of the end."""
-    block, end, chunk = None, run.step, 10
+    block: Any = None
+    end: float = run.step
+    chunk = 10
     with deferred_interrupt() as interrupted:
         while (reason := run.why_stopped()) is None:
             if run.step == end:
@@ -190,21 +199,21 @@ def _drive(run: Run, blocks, checkpoints, callback, bar) -> str:
                 reason = "exhausted"
                 break
             clock, first = time.monotonic(), run.step
-            run.advance(min(first + chunk, end, run.num_steps), block)
+            run.advance(int(min(first + chunk, end, run.num_steps)), block)
             rate = (run.step - first) / max(time.monotonic() - clock, 1e-6)
             seen = _look(run, first, rate)
             bar.set_postfix(_shown(seen), refresh=False)
             bar.update(run.step - first)
             if callback is not None:
                 callback(seen)
-            due = checkpoints is not None and checkpoints.due()
             wish = min(LOG_SIZE, max(1, int(SECONDS_PER_CHUNK * rate)))
-            chunk, pressed, due = map(int, sharding.agree(wish, interrupted(), due))
-            if due:
-                run.save(checkpoints)
+            save = checkpoints is not None and checkpoints.due()
+            chunk, pressed, due = map(int, sharding.agree(wish, interrupted(), save))
             if pressed:
                 reason = "interrupted"
                 break
+            if checkpoints is not None and due:
+                run.save(checkpoints)
         if checkpoints is not None:
             run.save(checkpoints)
     return reason
