@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-BLOCK_ROWS = 2**16  # of an array on disk, checked at once
+from flows import _disk
 
 
 def positive_int(name: str, value: Any) -> int:
@@ -74,12 +74,14 @@ def table_on_disk(
 ) -> None:
     """As `table` and `not_constant` for an array larger than memory, read a block at a time."""
     _require_table(name, array, num_columns, integers)
-    low = high = np.asarray(array[0])
-    for first in range(0, len(array), BLOCK_ROWS):
+    low, high = np.full(array.shape[1], np.inf), np.full(array.shape[1], -np.inf)
+    for first, block in _disk.blocks(array):
         with np.errstate(over="ignore"):
-            block = np.asarray(array[first : first + BLOCK_ROWS], jnp.result_type(float))
-        finite(name, block, first)
-        low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+            kept = block.astype(jnp.result_type(float))
+        finite(name, kept, first)
+        if not first:
+            _warn_of_lost_digits(name, block, kept)
+        low, high = np.minimum(low, kept.min(axis=0)), np.maximum(high, kept.max(axis=0))
     not_constant(name, np.stack([low, high]))
 
 

@@ -123,7 +123,7 @@ def test_bad_batches_and_options(arguments, match):
     ],
 )  # fmt: skip
 def test_bad_memory_maps(spoil, match, tmp_path, monkeypatch):
-    monkeypatch.setattr("flows._checks.BLOCK_ROWS", 7)
+    monkeypatch.setattr("flows._disk.BLOCK_ROWS", 7)
     np.save(tmp_path / "x.npy", spoil(X))
     with pytest.raises(ValueError, match=match):
         flows.fit(FLOW, np.load(tmp_path / "x.npy", mmap_mode="r"), key=KEY, progress=False)

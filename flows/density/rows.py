@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flows import _checks
+from flows import _checks, _disk
 from flows.distributions import Flow
 from flows.training import Batches, OnDisk, shuffled
 
@@ -269,8 +269,7 @@ def steps_between_values(x: Any) -> np.ndarray:
     A column with so few values that rows share them, such as counts, has no density: the
     likelihood grows without bound as a flow sharpens on them.
     """
-    every = -(-len(x) // SAMPLE)
-    sample = np.asarray(x[::every], np.float64)
+    sample = _disk.take(x, np.arange(0, len(x), -(-len(x) // SAMPLE)), np.float64)
     few = max(0.05 * len(sample), min(10, 0.5 * len(sample)))
     values = [np.unique(column) for column in sample.T]
     return np.array([np.diff(v).min() if 1 < len(v) < few else 0.0 for v in values])

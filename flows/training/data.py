@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import itertools
 import math
-import mmap
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -18,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from flows._disk import take
 from flows.training.sharding import replicate, split_batch
 from flows.training.shuffle import shuffled
 
@@ -43,7 +43,7 @@ class OnDisk:
 
     def read(self, rows: np.ndarray) -> Any:
         """The given rows of all arrays, read in the order in which they lie on disk."""
-        return jax.tree.map(functools.partial(_read, rows=rows), self.arrays)
+        return jax.tree.map(lambda array: take(array, rows, jnp.result_type(float)), self.arrays)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,12 +156,13 @@ def _blocks_on_disk(data: OnDisk, key, batch_size: int, mesh: Mesh, first: int):
 
     def make(start: int) -> tuple[Block, int]:
         rows = np.asarray(rows_of_block(start))
+        dtype = jnp.result_type(float)
 
         def place(array):
             return jax.make_array_from_callback(
                 (*rows.shape, *array.shape[1:]),
                 NamedSharding(mesh, PartitionSpec(None, "data")),
-                lambda index: _read(array, rows[index[:2]]),  # type: ignore[index]
+                lambda index: take(array, rows[index[:2]], dtype),  # type: ignore[index]
             )
 
         return Block(jax.tree.map(place, data.arrays), jnp.asarray(start)), start + num_batches
@@ -206,21 +207,6 @@ def _num_batches(arrays: Any, batch_size: int) -> int:
     """How many batches of `batch_size` times these arrays make a block."""
     size = batch_size * sum(array.nbytes for array in jax.tree.leaves(arrays))
     return max(1, min(BLOCK_BATCHES, BLOCK_BYTES // max(size, 1)))
-
-
-def _read(array: Any, rows: np.ndarray) -> np.ndarray:
-    flat, where = np.unique(rows, return_inverse=True)
-    values = np.asarray(array[flat], jnp.result_type(float))
-    _release(array)
-    return values[where.reshape(rows.shape)]
-
-
-def _release(array: Any) -> None:
-    """Lets the system have back the pages of a memory map, which count as ours otherwise."""
-    while isinstance(array, np.ndarray):
-        array = array.base
-    if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        array.madvise(mmap.MADV_DONTNEED)
 
 
 def _ahead(blocks: Iterator) -> Generator[Any, None, None]:

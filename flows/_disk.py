@@ -1,0 +1,36 @@
+"""Reading arrays larger than memory without keeping their pages."""
+
+import mmap
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+BLOCK_ROWS = 2**16  # read at once where they lie side by side
+PIECE_ROWS = 2**12  # where they are strewn: the system maps some 16 pages around each
+
+
+def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """Successive blocks of rows, each with the number of its first row."""
+    for first in range(0, len(array), BLOCK_ROWS):
+        yield first, np.array(array[first : first + BLOCK_ROWS])
+        _release(array)
+
+
+def take(array: Any, rows: np.ndarray, dtype: Any) -> np.ndarray:
+    """The given rows (of any shape), read in the order in which they lie on disk."""
+    flat, where = np.unique(rows, return_inverse=True)
+    values = np.empty((len(flat), *array.shape[1:]), dtype)
+    for first in range(0, len(flat), PIECE_ROWS):
+        piece = slice(first, first + PIECE_ROWS)
+        values[piece] = array[flat[piece]]
+        _release(array)
+    return values[where.reshape(rows.shape)]
+
+
+def _release(array: Any) -> None:
+    """Lets the system have back the pages of a memory map, which count as ours otherwise."""
+    while isinstance(array, np.ndarray):
+        array = array.base
+    if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        array.madvise(mmap.MADV_DONTNEED)
