@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 BLOCK_ROWS = 2**16  # read at once where they lie side by side
-PIECE_ROWS = 2**12  # where they are strewn: the system maps some 16 pages around each
+PIECE_ROWS = 2**8  # where they are strewn: the system may map a megabyte around each
 
 
 def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
