@@ -35,6 +35,7 @@ CASES = ((2, 8, (50,), 18_000, 100), (2, 8, (50,), 18_000, 500), (43, 5, (512, 5
 ROUNDS = 5
 MEMMAP_GB = 5.0
 DEVICES = 1, 2, 4, 8
+SPREAD = "gap's standard error"
 
 warnings.filterwarnings("ignore", module="flowjax")
 
@@ -182,7 +183,7 @@ def precision() -> dict:
         "float32": float(exact.mean()),
         "bfloat16": float(rough.mean()),
         "gap": float(gap.mean()),
-        "gap's standard error": float(gap.std() / np.sqrt(len(gap))),
+        SPREAD: float(gap.std() / np.sqrt(len(gap))),
     }
 
 
@@ -260,23 +261,42 @@ def tables(result: dict) -> str:
     others = "flowjax", "zuko"
     lines = []
     if "epochs" in result:
-        heads = ["D, layers, hidden", "batch", "flows, s", "FlowJAX", "zuko"]
-        lines += [" | ".join(heads), "|".join(["---"] * len(heads))]
+        lines += [
+            "| D, layers, hidden | batch | flows, s | FlowJAX | zuko |",
+            "|---|---|---|---|---|",
+        ]
         for row in result["epochs"]:
             size = f"{row['D']}, {row['layers']}, {' x '.join(map(str, row['hidden']))}"
             cells = [size, str(row["batch"]), _seconds(row, "ours")]
-            lines.append(" | ".join(cells + [_times(row, name) for name in others]))
-    if "starts" in result:
-        row = result["starts"]
-        cells = [f"{name} {_seconds(row, name)} s" for name in row]
-        lines += ["", "A repeated fit of one step: " + ", ".join(cells)]
-    if "compilation" in result:
-        few, many = (result["compilation"][layers]["median"] for layers in ("2", "32"))
-        cells = f"2 layers {few:.2f} s, 32 layers {many:.2f} s: {many / few:.2f} times"
-        lines += ["", f"First fit of one step: {cells}"]
-    for part in ("devices", "memory", "precision"):
+            lines.append("| " + " | ".join(cells + [_times(row, name) for name in others]) + " |")
+        lines.append("")
+    lines += ["| what | measured |", "|---|---|"]
+    for part, line in {
+        "starts": lambda row: (
+            "a repeated fit of one step | "
+            + ", ".join(f"{name} {row[name]['median']:.3f} s" for name in row)
+        ),
+        "compilation": lambda row: (
+            "a first fit of one step, 2 and 32 layers | "
+            + " and ".join(f"{row[layers]['median']:.1f} s" for layers in ("2", "32"))
+        ),
+        "devices": lambda rows: (
+            "rows a second, 1,000 a step for each of "
+            + ", ".join(str(row["devices"]) for row in rows)
+            + " forced devices | "
+            + ", ".join(f"{1000 * row['devices'] * row['steps per second']:,.0f}" for row in rows)
+        ),
+        "memory": lambda row: (
+            f"memory for a file of {row['file']} GB, beyond that for few rows | "
+            f"{row['beyond']:.2f} GB"
+        ),
+        "precision": lambda row: (
+            "held-out log-likelihood, bfloat16 less float32 | "
+            f"{row['gap']:.5f} +- {row[SPREAD]:.5f} nats"
+        ),
+    }.items():
         if part in result:
-            lines += ["", f"{part}: {json.dumps(result[part])}"]
+            lines.append(f"| {line(result[part])} |")
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """Checkpoints of a run, by orbax: written atomically, checked when read, two of them kept."""
 
+import contextlib
 import io
 import json
 import logging
@@ -7,6 +8,7 @@ import re
 import time
 import warnings
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,6 @@ class Checkpoints:
     def __init__(self, directory: Any, about: dict[str, Any]):
         import orbax.checkpoint as ocp  # slow to import
 
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what matters is raised or warned of
         self._ocp = ocp
         self.directory = Path(directory).resolve()
         self.about = about
@@ -48,7 +49,8 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=KEPT, enable_async_checkpointing=False, cleanup_tmp_directories=True
         )
-        self._manager = ocp.CheckpointManager(self.directory, options=options)
+        with _quiet():
+            self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._saved_at, self._took = time.monotonic(), 0.0
 
     def due(self) -> bool:
@@ -62,7 +64,8 @@ class Checkpoints:
         clock = time.monotonic()
         packed = _pack(self.about, items)
         try:
-            self._manager.save(step, args=self._ocp.args.StandardSave({"npz": packed}))
+            with _quiet():
+                self._manager.save(step, args=self._ocp.args.StandardSave({"npz": packed}))
         except Exception as error:  # orbax passes on what tensorstore raises, of several types
             warnings.warn(
                 f"No checkpoint of step {step} could be written to {self.directory}: {error}",
@@ -77,24 +80,26 @@ class Checkpoints:
         Raises:
             ValueError: The checkpoints are of another run, or none of them can be read.
         """
-        problems = []
+        problems = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                saved = self._manager.restore(step, args=self._ocp.args.StandardRestore())
+                with _quiet():
+                    saved = self._manager.restore(step, args=self._ocp.args.StandardRestore())
                 about, leaves = _unpack(np.asarray(saved["npz"]))
             except Exception as error:  # as above
-                problems.append(f"step {step}: {str(error).splitlines()[0][:100]}")
+                problems[step] = str(error).splitlines()[0][:100]
                 continue
             self._require_same(about)
-            if problems:
+            for damaged, problem in problems.items():
                 warnings.warn(
-                    f"Damaged checkpoints were passed over ({'; '.join(problems)}).", stacklevel=5
+                    f"The damaged checkpoint of step {damaged} was deleted: {problem}", stacklevel=5
                 )
+                self._manager.delete(damaged)
             return leaves
         if problems:
             raise ValueError(
-                f"checkpoint_dir {self.directory} has no checkpoint that can be read "
-                f"({'; '.join(problems)}). Delete it to start anew."
+                f"checkpoint_dir {self.directory} has no checkpoint that can be read: {problems}. "
+                "Delete it to start anew."
             )
         return None
 
@@ -105,6 +110,18 @@ class Checkpoints:
                     f"checkpoint_dir {self.directory} holds a run with another {name}: "
                     f"{about.get(name)} there, {value} here. Give each run a directory of its own."
                 )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Hides what orbax logs: what matters is raised, or warned of here."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _pack(about: dict[str, Any], items: dict[str, Any]) -> np.ndarray:
