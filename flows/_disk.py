@@ -31,6 +31,8 @@ def take(array: Any, rows: np.ndarray, dtype: Any) -> np.ndarray:
 def _release(array: Any) -> None:
     """Lets the system have back the pages of a memory map, which count as ours otherwise."""
     while isinstance(array, np.ndarray):
+        if getattr(array, "mode", None) == "c":
+            return  # what was written to it exists in memory only
         array = array.base
     if isinstance(array, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         array.madvise(mmap.MADV_DONTNEED)

@@ -150,6 +150,17 @@ def test_a_directory_that_cannot_be_written_is_refused_at_once(tmp_path):
         fit(tmp_path / "file" / "run")
 
 
+def test_random_keys_and_bfloat16_in_the_optimizer(tmp_path, often):
+    options = {
+        "optimizer": optax.chain(
+            optax.add_noise(1e-3, 0.5, key=jax.random.key(0)),
+            optax.adam(1e-3, mu_dtype=jax.numpy.bfloat16),
+        )
+    }
+    broken_off(tmp_path, 30, **options)
+    identical(fit(tmp_path, **options), fit(None, **options))
+
+
 def test_posteriors_and_distillations_resume(tmp_path, often):
     def fail(state):
         if state.step > 20:

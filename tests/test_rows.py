@@ -93,6 +93,8 @@ BATCHES = [X[:10], X[10:20]]
         ({"x": iter([])}, "x is an iterable of batches, but gives none"),
         ({"x": iter([X[:10], X[:9]])}, "x gives a batch of 9 rows after batches of 10"),
         ({"x": iter([X[:10, :1]])}, r"x must give batches of shape \[rows, 2\], got .*\(10, 1\)"),
+        ({"x": iter([(X[:10], None, X[:10])])}, r"x must give weights of shape \[10\] that are"),
+        ({"x": iter([(X[:10], None, -np.ones(10))])}, "not negative, got .* weight of -1"),
         ({"x": iter(BATCHES), "context": X}, "context must come in the batches"),
         ({"x": iter(BATCHES), "validation": 0.1}, "validation must be arrays or None"),
         ({"x": iter(BATCHES), "batch_size": 5}, "batch_size is 5, but x gives batches of 10"),
@@ -112,6 +114,19 @@ def test_bad_batches_and_options(arguments, match):
         options["steps_per_epoch"] = 2
     with pytest.raises(ValueError, match=match):
         flows.fit(FLOW, **options | arguments)
+
+
+def test_batches_of_other_kinds_are_refused():
+    with pytest.raises(TypeError, match=r"batches that are an array x.* got dict of 1"):
+        flows.fit(FLOW, iter([{"x": X}]), key=KEY, validation=None, steps_per_epoch=1)
+
+
+def test_a_private_map_keeps_what_was_written_to_it(tmp_path):
+    np.save(tmp_path / "x.npy", X + 50)
+    x = np.load(tmp_path / "x.npy", mmap_mode="c")
+    x -= x.mean(axis=0)
+    flows.fit(FLOW, x, key=KEY, max_epochs=1, progress=False)
+    np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-9)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
+import _thread
 import itertools
+import threading
+import time
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +88,11 @@ def test_programs_compare_by_what_they_compute():
     assert jax.tree.structure(a) == jax.tree.structure(program(0.1, jnp.zeros(3)))
     assert jax.tree.structure(a) != jax.tree.structure(program(0.2, jnp.ones(3)))
     assert jax.tree.structure(a) != jax.tree.structure(program(0.1, jnp.ones(4)))
+    inner = lambda data: trace(lambda x: jax.jit(lambda y: y * data.sum())(x), 1.0)
+    same, other = inner(jnp.ones(3)), inner(jnp.zeros(3))  # what an inner jit closes over is hidden
+    assert jax.tree.structure(same) == jax.tree.structure(inner(jnp.ones(3)))
+    assert (same.operations == other.operations) == (len(same.constants) == 1)
+    assert jax.jit(lambda p, x: p(x))(other, 2.0) == 0.0
     assert jax.jit(lambda p, x: p(x))(a, 2.0) == pytest.approx(3.2)
     assert jax.grad(a)(2.0) == pytest.approx(0.1)
 
@@ -169,6 +177,55 @@ def test_the_average_is_kept_and_the_better_is_returned():
         run(DATA, ema_decay=1.5)
 
 
+def test_gradients_of_zero_do_not_stop_the_clipping():
+    clip = clip_by_running_median()
+    state = clip.init(None)
+    for norm in [0.0, 1.0, 0.0, 0.0, 0.0, 1.0]:
+        updates, state = clip.update({"a": jnp.array(norm)}, state)
+        assert updates["a"] == norm
+
+
+def test_an_iterable_gives_no_more_than_is_needed():
+    def batches():
+        yield from [DATA[:10]] * 70
+        pytest.fail("one batch too many was asked for")
+
+    assert len(run(Batches(batches(), 70), num_steps=70).losses) == 70
+
+    class Once:
+        """Its iterators share one stream."""
+
+        def __init__(self):
+            self.stream = iter([DATA[:10]] * 12)
+
+        def __iter__(self):
+            return self.stream
+
+    assert run(Batches(Once(), 10)).stop_reason == "exhausted"
+
+
+def test_ctrl_c_while_waiting_for_data():
+    def batches():
+        yield from [DATA[:10]] * 64
+        threading.Timer(0.2, _thread.interrupt_main).start()
+        time.sleep(2.0)
+
+    result = run(Batches(batches(), 10), num_steps=100)
+    assert (result.stop_reason, len(result.losses)) == ("interrupted", 64)
+
+
+def test_what_was_learnt_before_the_first_epoch_ended_is_kept():
+    batches = (DATA[i : i + 10] for i in range(0, 90, 10))
+    result = run(Batches(batches, 40), validation=DATA)
+    assert result.stop_reason == "exhausted"
+    assert np.abs(result.module.loc[...]).max() > 0
+
+
+def test_more_rows_in_a_batch_than_there_are_is_refused():
+    with pytest.raises(ValueError, match="batch_size is 96, more than the 95 rows"):
+        run(DATA, batch_size=96)
+
+
 def test_the_average_follows_its_recursion():
     result = run(DATA, ema_decay=0.9, num_steps=30, batch_size=95, optimizer=optax.sgd(0.1))
     params = average = np.zeros(2)
@@ -184,6 +241,9 @@ def test_data_on_disk_train_as_in_memory(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", DATA.astype(np.float64))
     on_disk = OnDisk(np.load(tmp_path / "x.npy", mmap_mode="r"), len(DATA))
     same(run(DATA, validation=DATA[:20]), run(on_disk, validation=DATA[:20]))
+    with jax.enable_x64(True):
+        x = DATA.astype(np.float64)
+        same(run(x, validation=x[:20]), run(on_disk, validation=x[:20]))
 
 
 def test_batches_of_an_iterable_train_in_their_order():

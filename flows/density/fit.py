@@ -28,7 +28,8 @@ class FitResult:
         flow: The flow with the lowest validation loss (the last one without validation).
         history: {"train": ..., "validation": ...}, the mean negative log-likelihood in nats of
             each epoch.
-        stop_reason: "finished" (all epochs run), "patience" or "interrupted" (Ctrl-C).
+        stop_reason: "finished" (all epochs run), "patience", "exhausted" (an iterator of batches)
+            or "interrupted" (Ctrl-C).
         num_skipped: Steps skipped because their loss or gradient was not finite.
     """
 
@@ -66,7 +67,7 @@ def fit(
         x: Finite floating-point data [N, event_size]. A `numpy.memmap` is read from disk as it is
             needed, in the same order as an array would be. An iterable of batches (a list is an
             array), such as a grain loader, gives x, (x, context) or (x, context, weights), of
-            equal numbers of rows; it is begun again when it is exhausted.
+            equal numbers of rows and weights of mean one; it is begun again when it is exhausted.
         context: Context of each row [N, context_size], for a conditional flow.
         weights: Non-negative weight of each row [N]; their scale does not matter.
         validation: What to choose the best epoch on: a fraction of the rows to hold out (with

@@ -69,7 +69,7 @@ def prepare(
     return Rows(training, held_out, noise, batch_size, num_rows // batch_size)
 
 
-def _given_validation(flow: Flow, validation: Any, integers: bool = False) -> Any:
+def _given_validation(flow: Flow, validation: Any, integers: bool) -> Any:
     """The held-out rows if `validation` is arrays; None if it is a fraction or None."""
     first = validation[0] if isinstance(validation, tuple) else validation
     if validation is None or not np.ndim(first):
@@ -139,7 +139,8 @@ def _of_iterable(
                 f"{name} must come in the batches, as (x, context, weights), where x is an "
                 "iterable of batches."
             )
-    held_out = _given_validation(flow, validation)
+    noisy = dequantize is not None and dequantize is not False
+    held_out = _given_validation(flow, validation, integers=noisy)
     if held_out is None and validation is not None:
         raise ValueError(
             "validation must be arrays or None where x is an iterable of batches, of which no "
@@ -180,7 +181,13 @@ def _of_iterable(
 
 def _as_batch(flow: Flow, batch: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """A batch x, (x, context) or (x, context, weights) of an iterable; NaN may pass."""
-    x, context, weights = (*(batch if isinstance(batch, tuple) else (batch,)), None, None)[:3]
+    parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
+    if isinstance(batch, dict) or len(parts) > 3:
+        raise TypeError(
+            "x must give batches that are an array x, (x, context) or (x, context, weights), got "
+            f"{type(batch).__name__} of {len(batch)}."
+        )
+    x, context, weights = (*parts, None, None)[:3]
     _checks.context_wanted("the context in x's batches", context is not None, flow.context_size)
     dtype = jnp.result_type(float)
     x = np.asarray(x, dtype)
@@ -195,7 +202,14 @@ def _as_batch(flow: Flow, batch: Any) -> tuple[np.ndarray, np.ndarray | None, np
                 f"x must give contexts of shape [rows, {flow.context_size}] with {len(x)} rows, "
                 f"got shape {context.shape}."
             )
-    return x, context, None if weights is None else np.asarray(weights, dtype)
+    if weights is not None:
+        weights = np.asarray(weights, dtype)
+        if weights.shape != (len(x),) or not (weights >= 0).all():
+            raise ValueError(
+                f"x must give weights of shape [{len(x)}] that are not negative, got shape "
+                f"{weights.shape} and a least weight of {weights.min():g}."
+            )
+    return x, context, weights
 
 
 def split(data: Any, held_out: Any, validation: Any, key: jax.Array) -> tuple[Any, Any]:
@@ -219,7 +233,7 @@ def split(data: Any, held_out: Any, validation: Any, key: jax.Array) -> tuple[An
     order = lambda positions: shuffled(key, len(x), positions + num_held_out)
     if on_disk:
         if weights is not None:
-            weights = weights / np.delete(weights, rows).mean()
+            weights = weights / _mean(np.delete(weights, rows), "training")
         return OnDisk((x, context, weights), num_rows, order), held_out
     x, context, weights = jax.tree.map(lambda array: array[order(jnp.arange(num_rows))], data)
     return (x, context, _with_mean_one(weights, "training")), held_out
@@ -253,14 +267,16 @@ def _num_held_out(num_rows: int, fraction: float, on_disk: bool) -> int:
 
 def _with_mean_one(weights: jax.Array | None, part: str) -> jax.Array | None:
     """Scales weights, so that a plain mean over rows is the weighted mean."""
-    if weights is None:
-        return None
+    return None if weights is None else weights / _mean(weights, part)
+
+
+def _mean(weights: Any, part: str) -> Any:
     if not weights.sum() > 0:
         raise ValueError(
             f"weights are all zero in the {len(weights)} rows of the {part} part: pass more rows "
             "of positive weight, or validation=None."
         )
-    return weights / weights.mean()
+    return weights.mean()
 
 
 def steps_between_values(x: Any) -> np.ndarray:

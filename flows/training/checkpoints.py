@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 KEPT = 2
@@ -127,12 +128,12 @@ def _quiet() -> Iterator[None]:
 def _pack(about: dict[str, Any], items: dict[str, Any]) -> np.ndarray:
     """The bytes of an `.npz` file, which keeps a checksum of every array."""
     arrays = {
-        f"{name}.{i}": leaf
+        f"{name}.{i}": _numbers(leaf)
         for name, item in items.items()
         for i, leaf in enumerate(jax.tree.leaves(item))
     }
     file = io.BytesIO()
-    np.savez(file, about=json.dumps(about), **arrays)
+    np.savez(file, about=json.dumps(about), **arrays)  # type: ignore[arg-type]
     return np.frombuffer(file.getbuffer(), np.uint8)
 
 
@@ -145,10 +146,24 @@ def _unpack(packed: np.ndarray) -> tuple[dict[str, Any], dict[str, list[np.ndarr
     return about, leaves
 
 
+def _numbers(leaf: Any) -> np.ndarray:
+    """A leaf as a numpy array; of a random key its data."""
+    if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key):
+        leaf = jax.random.key_data(leaf)
+    return np.asarray(leaf)
+
+
+def like(saved: np.ndarray, leaf: jax.Array) -> Any:
+    """A saved array as what it was: a random key, or of a dtype that `.npz` does not know."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf))
+    return saved.view(leaf.dtype)
+
+
 def describe(tree: Any) -> str:
     """The dtypes and shapes of a pytree's arrays, with a checksum of its structure."""
     text = re.sub(r"0x[0-9a-f]+", "", str(jax.tree.structure(tree)))
-    shapes = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in map(np.asarray, jax.tree.leaves(tree))]
+    shapes = [f"{leaf.dtype}{list(leaf.shape)}" for leaf in map(_numbers, jax.tree.leaves(tree))]
     shown = ", ".join(shapes[:MAX_SHOWN]) + (", ..." if len(shapes) > MAX_SHOWN else "")
     return f"{shown} ({zlib.crc32((text + str(shapes)).encode()):08x})"
 
@@ -157,5 +172,5 @@ def checksum(tree: Any) -> str:
     """A checksum of all values of a pytree."""
     total = 0
     for leaf in jax.tree.leaves(tree):
-        total = zlib.crc32(np.ascontiguousarray(leaf).tobytes(), total)
+        total = zlib.crc32(_numbers(leaf).tobytes(), total)
     return f"{total:08x}"

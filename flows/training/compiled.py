@@ -169,7 +169,7 @@ def _validate(carry: tuple[State, Log], task: Task, mesh: Mesh) -> tuple[State, 
     params, loss = state.params, evaluate(state.params, task, mesh)
     if state.average is not None:
         of_average = evaluate(state.average, task, mesh)
-        better = of_average < loss
+        better = (of_average < loss) | jnp.isnan(loss)
         params = jax.tree.map(functools.partial(jnp.where, better), state.average, params)
         loss = jnp.where(better, of_average, loss)
     better = loss < state.best_loss

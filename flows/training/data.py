@@ -9,7 +9,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any
 
 import jax
@@ -69,17 +69,21 @@ class Source:
     blocks: Callable[[int], Generator[tuple[Any, float], None, None]]
 
 
-def source(data: Any, key: jax.Array, batch_size: int, mesh: Mesh) -> Source:
+def source(data: Any, key: jax.Array, batch_size: int, num_steps: int, mesh: Mesh) -> Source:
     """The source for a pytree of arrays, an `OnDisk`, a `Batches`, or None for no data."""
     if data is None:
         return Source(NEVER, lambda first: _endless(NoData()))
-    if isinstance(data, OnDisk):
-        stream = functools.partial(_blocks_on_disk, data, key, batch_size, mesh)
-        return Source(data.num_rows // batch_size, stream)
     if isinstance(data, Batches):
-        return Source(data.steps_per_epoch, functools.partial(_blocks_of_batches, data, mesh))
+        stream = functools.partial(_blocks_of_batches, data, num_steps, mesh)
+        return Source(data.steps_per_epoch, stream)
+    num_rows = data.num_rows if isinstance(data, OnDisk) else len(jax.tree.leaves(data)[0])
+    if batch_size > num_rows:
+        raise ValueError(f"batch_size is {batch_size}, more than the {num_rows} rows of data.")
+    if isinstance(data, OnDisk):
+        stream = functools.partial(_blocks_on_disk, data, key, batch_size, num_steps, mesh)
+        return Source(num_rows // batch_size, stream)
     block = InMemory(replicate(data, mesh), replicate(key, mesh), batch_size, mesh)
-    return Source(block.num_rows // batch_size, lambda first: _endless(block))
+    return Source(num_rows // batch_size, lambda first: _endless(block))
 
 
 def known(data: Any) -> Any:
@@ -145,7 +149,10 @@ class Block:
         return jax.tree.map(lambda array: array[step - self.first], self.arrays)
 
 
-def _blocks_on_disk(data: OnDisk, key, batch_size: int, mesh: Mesh, first: int):
+def _blocks_on_disk(
+    data: OnDisk, key: jax.Array, batch_size: int, num_steps: int, mesh: Mesh, first: int
+) -> Generator[Any, None, None]:
+    dtype = jnp.result_type(float)
     row = jax.tree.map(lambda array: array[:1], data.arrays)
     num_batches = _num_batches(row, batch_size)
 
@@ -156,7 +163,6 @@ def _blocks_on_disk(data: OnDisk, key, batch_size: int, mesh: Mesh, first: int):
 
     def make(start: int) -> tuple[Block, int]:
         rows = np.asarray(rows_of_block(start))
-        dtype = jnp.result_type(float)
 
         def place(array):
             return jax.make_array_from_callback(
@@ -167,16 +173,18 @@ def _blocks_on_disk(data: OnDisk, key, batch_size: int, mesh: Mesh, first: int):
 
         return Block(jax.tree.map(place, data.arrays), jnp.asarray(start)), start + num_batches
 
-    return _ahead(map(make, itertools.count(first, num_batches)))
+    return _ahead(map(make, range(first, num_steps, num_batches)))
 
 
-def _blocks_of_batches(data: Batches, mesh: Mesh, first: int):
+def _blocks_of_batches(
+    data: Batches, num_steps: int, mesh: Mesh, first: int
+) -> Generator[Any, None, None]:
     def place(array):
         sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
         return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
     def make():
-        left = map(data.convert, itertools.islice(_again(data.iterable), first, None))
+        left = map(data.convert, itertools.islice(_again(data.iterable), first, num_steps))
         example = next(left, None)
         if example is None:
             return
@@ -194,13 +202,13 @@ def _blocks_of_batches(data: Batches, mesh: Mesh, first: int):
 
 def _again(iterable: Iterable) -> Iterator:
     """Its items, over and over; of an iterator just once."""
-    item, iterator = None, None
+    iterator = None
     while iterator is not iterable:
-        iterator = iter(iterable)
+        iterator, item = iter(iterable), None
         for item in iterator:
             yield item
         if item is None:
-            return  # there are none
+            return  # there are none, or no more
 
 
 def _num_batches(arrays: Any, batch_size: int) -> int:
@@ -210,9 +218,23 @@ def _num_batches(arrays: Any, batch_size: int) -> int:
 
 
 def _ahead(blocks: Iterator) -> Generator[Any, None, None]:
-    """Makes each item in a thread, while the one before it is in use."""
-    with ThreadPoolExecutor(1) as pool:
-        coming = pool.submit(next, blocks, None)
-        while (block := coming.result()) is not None:
-            coming = pool.submit(next, blocks, None)
+    """Makes each item in a thread, while the one before it is in use; gives None while waiting."""
+    precise = jnp.result_type(float) == jnp.float64  # a setting that may be of this thread alone
+
+    def make() -> Any:
+        with jax.enable_x64(precise):
+            return next(blocks, None)
+
+    pool = ThreadPoolExecutor(1)
+    try:
+        coming = pool.submit(make)
+        while True:
+            while not wait([coming], timeout=0.3).done:
+                yield None
+            block = coming.result()
+            if block is None:
+                return
+            coming = pool.submit(make)
             yield block
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)

@@ -21,6 +21,7 @@ from flows.training.data import NEVER, known, source
 from flows.training.interrupts import deferred_interrupt
 from flows.training.run import Run, finite_mean
 
+EXHAUSTED = (None, 0)
 SECONDS_PER_CHUNK = 0.3  # how long the compiled loop runs before the host looks in
 
 
@@ -137,7 +138,7 @@ def train(
         raise ValueError(f"ema_decay must lie between 0 and 1, got {ema_decay}.")
     mesh = sharding.resolve(mesh, batch_size)
     data_key, step_key = jax.random.split(key)
-    batches = source(data, data_key, batch_size, mesh)
+    batches = source(data, data_key, batch_size, num_steps, mesh)
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
     task = Task(
         graphdef=graphdef,
@@ -182,7 +183,7 @@ def train(
 
 def _drive(
     run: Run,
-    blocks: Iterator[tuple[Any, float]],
+    blocks: Iterator[tuple[Any, float] | None],
     checkpoints: Checkpoints | None,
     callback: Callable[[TrainingState], Any] | None,
     bar: tqdm,
@@ -194,10 +195,13 @@ def _drive(
     with deferred_interrupt() as interrupted:
         while (reason := run.why_stopped()) is None:
             if run.step == end:
-                block, end = next(blocks, (None, end))
-            if block is None:
-                reason = "exhausted"
-                break
+                found = next(blocks, EXHAUSTED)
+                if found is EXHAUSTED or (found is None and interrupted()):
+                    reason = "interrupted" if found is None else "exhausted"
+                    break
+                if found is None:
+                    continue  # the next block is still on its way
+                block, end = found
             clock, first = time.monotonic(), run.step
             run.advance(int(min(first + chunk, end, run.num_steps)), block)
             rate = (run.step - first) / max(time.monotonic() - clock, 1e-6)

@@ -29,10 +29,10 @@ def clip_by_running_median() -> optax.GradientTransformation:
     def update(updates: Any, state: _Norms, params: Any = None) -> tuple[Any, _Norms]:
         del params
         norm = optax.tree.norm(updates)
-        norms = state.norms.at[state.step % WINDOW].set(norm)
-        median = jnp.nanmedian(norms)
+        norms = state.norms.at[state.step % WINDOW].set(jnp.where(norm > 0, norm, jnp.nan))
+        median = jnp.nanmedian(norms)  # NaN while all have been zero: then there is nothing to clip
         scale = jnp.minimum(1.0, CLIP * median / jnp.where(norm > 0, norm, 1.0))
-        scale = jnp.where(norm > IGNORE * median, 0.0, scale)
+        scale = jnp.where(norm > IGNORE * median, 0.0, jnp.where(norm > 0, scale, 1.0))
         updates = jax.tree.map(lambda g: (scale * g).astype(g.dtype), updates)
         return updates, _Norms(norms, state.step + 1)
 

@@ -2,23 +2,30 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.extend
+import numpy as np
 
 
-class _Text:
-    """A jaxpr and the structure of its output; equal if they read the same."""
+class _Operations:
+    """A jaxpr and the structure of its output; equal if they read the same, what is hidden too."""
 
     def __init__(self, closed: Any, out_tree: Any):
         self.jaxpr = closed.jaxpr
         self.out_tree = out_tree
-        self.text = f"{closed.jaxpr} -> {out_tree}"
+        hidden = list(_hidden(closed.jaxpr))
+        self.functions = [value for value in hidden if not isinstance(value, str)]
+        digests = [value for value in hidden if isinstance(value, str)]
+        self.text = f"{closed.jaxpr} -> {out_tree} {digests}"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Text) and self.text == other.text
+        if not isinstance(other, _Operations):
+            return NotImplemented
+        return self.text == other.text and self.functions == other.functions
 
     def __hash__(self) -> int:
         return hash(self.text)
@@ -40,12 +47,29 @@ class Program:
     """
 
     constants: list[jax.Array]
-    operations: _Text
+    operations: _Operations
 
     def __call__(self, *args: Any) -> Any:
         closed = jax.extend.core.ClosedJaxpr(self.operations.jaxpr, self.constants)
         out = jax.extend.core.jaxpr_as_fun(closed)(*jax.tree.leaves(args))
         return jax.tree.unflatten(self.operations.out_tree, out)
+
+
+def _hidden(value: Any) -> Iterator[Any]:
+    """What a jaxpr does not print: digests of arrays within inner jaxprs, and Python functions."""
+    if isinstance(value, jax.extend.core.ClosedJaxpr):
+        for constant in map(np.asarray, value.consts):
+            content = f"{constant.dtype}{constant.shape}".encode() + constant.tobytes()
+            yield hashlib.sha256(content).hexdigest()
+        yield from _hidden(value.jaxpr)
+    elif isinstance(value, jax.extend.core.Jaxpr):
+        for equation in value.eqns:
+            yield from _hidden(list(equation.params.values()))
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _hidden(part)
+    elif callable(value) and not isinstance(value, type):
+        yield value
 
 
 def trace(function: Callable, *args: Any) -> Program:
@@ -61,4 +85,4 @@ def trace(function: Callable, *args: Any) -> Program:
     """
     fresh = lambda *args: function(*args)  # JAX remembers what it traced, but closures change
     closed, out = jax.make_jaxpr(fresh, return_shape=True)(*args)
-    return Program(list(closed.consts), _Text(closed, jax.tree.structure(out)))
+    return Program(list(closed.consts), _Operations(closed, jax.tree.structure(out)))

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flows.training import compiled, sharding
-from flows.training.checkpoints import Checkpoints, checksum, describe
+from flows.training.checkpoints import Checkpoints, checksum, describe, like
 from flows.training.compiled import Task
 from flows.training.program import Program, trace
 
@@ -78,10 +78,10 @@ class Run:
         return next((name for name, holds in reasons.items() if holds), None)
 
     def best_module(self) -> Any:
-        """The best module on validation; without, the average if there is one, or the last."""
+        """The best on validation; without one so far, the average or the last."""
         state = self.state
         chosen = state.params if state.average is None else state.average
-        if jnp.isfinite(state.best_loss):
+        if len(self.validation) and jnp.isfinite(state.best_loss):
             chosen = state.best
         parts = sharding.gather((chosen, self.task.rest), self.mesh)
         return nnx.merge(self.task.graphdef, *parts)
@@ -123,7 +123,8 @@ class Run:
         """Goes back to the newest checkpoint, if there is one."""
         saved = checkpoints.restore()
         if saved is not None:
-            self.state = jax.tree.unflatten(jax.tree.structure(self.state), saved["state"])
+            fresh, tree = jax.tree.flatten(self.state)
+            self.state = jax.tree.unflatten(tree, map(like, saved["state"], fresh))
             self.losses, self.validation = saved["history"]
             self.step = int(self.state.step)
 
