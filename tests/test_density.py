@@ -1,6 +1,4 @@
 import _thread
-import signal
-import time
 
 import distrax
 import jax
@@ -132,15 +130,6 @@ def test_ctrl_c_keeps_the_best_flow_so_far(validation):
     assert result.stop_reason == "interrupted"
     assert 0 < len(result.history["train"]) < 100_000
     assert float(result.flow.log_prob(x).mean()) > float(flow.log_prob(x).mean())
-
-
-def test_a_second_ctrl_c_ends_it_at_once():
-    with pytest.raises(KeyboardInterrupt):
-        flows.fit(
-            gaussian_model(), skewed_data(200), key=KEY, progress=False,
-            callback=lambda state: [_thread.interrupt_main() or time.sleep(0.1) for _ in range(2)],
-        )  # fmt: skip
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_optimizers_that_keep_the_parameters_do_not_harm_the_flow():

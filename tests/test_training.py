@@ -1,5 +1,6 @@
 import _thread
 import itertools
+import signal
 import threading
 import time
 
@@ -21,6 +22,7 @@ from flows.training import (
     trace,
     train,
 )
+from flows.training.interrupts import deferred_interrupt
 from flows.training.plateau import Plateau
 
 KEY = jax.random.key(0)
@@ -212,6 +214,22 @@ def test_ctrl_c_while_waiting_for_data():
 
     result = run(Batches(batches(), 10), num_steps=100)
     assert (result.stop_reason, len(result.losses)) == ("interrupted", 64)
+
+
+def test_the_first_ctrl_c_is_put_off_and_the_second_is_not():
+    def press():
+        _thread.interrupt_main()
+        for _ in range(100):  # the handler runs between two of these
+            pass
+
+    before = signal.getsignal(signal.SIGINT)
+    with deferred_interrupt() as interrupted:
+        assert not interrupted()
+        press()
+        assert interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            press()
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_what_was_learnt_before_the_first_epoch_ended_is_kept():
