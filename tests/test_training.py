@@ -2,7 +2,6 @@ import _thread
 import itertools
 import signal
 import threading
-import time
 
 import jax
 import jax.numpy as jnp
@@ -207,12 +206,18 @@ def test_an_iterable_gives_no_more_than_is_needed():
 
 
 def test_ctrl_c_while_waiting_for_data():
+    over = threading.Event()
+
     def batches():
         yield from [DATA[:10]] * 64
-        threading.Timer(0.2, _thread.interrupt_main).start()
-        time.sleep(2.0)
+        over.wait(60)
 
-    result = run(Batches(batches(), 10), num_steps=100)
+    def press_soon(state):
+        if state.step == 64:
+            threading.Timer(0.5, _thread.interrupt_main).start()
+
+    result = run(Batches(batches(), 10), num_steps=100, callback=press_soon)
+    over.set()
     assert (result.stop_reason, len(result.losses)) == ("interrupted", 64)
 
 
