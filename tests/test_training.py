@@ -123,14 +123,14 @@ def test_the_default_schedule_is_a_warm_up_and_a_cosine():
         np.testing.assert_allclose(updates["w"], expected, rtol=1e-4, atol=1e-7)
 
 
-def test_gradients_are_clipped_to_twice_the_median_and_dropped_beyond_ten_times():
+def test_gradients_are_clipped_to_five_times_the_median_and_dropped_beyond_fifty():
     clip = clip_by_running_median()
     state = clip.init(None)
     lengths = []
-    for norm in [1.0, 1.1, 0.9, 1.0, 1.0, 3.0, 30.0, 1.0]:
+    for norm in [1.0, 1.1, 0.9, 1.0, 1.0, 8.0, 80.0, 1.0]:
         updates, state = clip.update({"a": jnp.array([0.6, 0.8]) * norm}, state)
         lengths.append(float(jnp.linalg.norm(updates["a"])))
-    np.testing.assert_allclose(lengths, [1.0, 1.1, 0.9, 1.0, 1.0, 2.0, 0.0, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(lengths, [1.0, 1.1, 0.9, 1.0, 1.0, 5.0, 0.0, 1.0], rtol=1e-6)
 
 
 def test_a_plateau_is_found_and_a_noisy_descent_is_not_taken_for_one():

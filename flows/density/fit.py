@@ -75,7 +75,7 @@ def fit(
             (x, context) (both unweighted), or None. An iterable has no rows to hold out.
         key: Random key for shuffling and for the held-out split.
         optimizer: An optax optimizer; by default Adam with warm-up to 3e-3, cosine decay to zero
-            over `max_epochs`, and clipping to twice the running median of the gradient's norm.
+            over `max_epochs`, and clipping to five times the running median of the gradient's norm.
         batch_size: Rows in a batch; by default 256, or all training rows where there are fewer.
         max_epochs: Largest number of passes over the data.
         steps_per_epoch: Batches in an epoch, for an iterable without a length.

@@ -46,13 +46,15 @@ def prepare(
         _checks.positive_int("batch_size", batch_size)
     if steps_per_epoch is not None:
         _checks.positive_int("steps_per_epoch", steps_per_epoch)
+    if dequantize is False:
+        dequantize = None
     if is_iterable_of_batches(x):
         return _of_iterable(
             flow, x, context, weights, validation, dequantize, batch_size, steps_per_epoch
         )
     if steps_per_epoch is not None:
         raise ValueError("steps_per_epoch is for iterables of batches, but x is an array.")
-    noisy = dequantize is not None and dequantize is not False
+    noisy = dequantize is not None
     read = on_disk if isinstance(x, np.memmap) else in_memory
     data = read(flow, x, context, weights, integers=noisy)
     steps = steps_between_values(data[0])
@@ -139,8 +141,7 @@ def _of_iterable(
                 f"{name} must come in the batches, as (x, context, weights), where x is an "
                 "iterable of batches."
             )
-    noisy = dequantize is not None and dequantize is not False
-    held_out = _given_validation(flow, validation, integers=noisy)
+    held_out = _given_validation(flow, validation, integers=dequantize is not None)
     if held_out is None and validation is not None:
         raise ValueError(
             "validation must be arrays or None where x is an iterable of batches, of which no "
@@ -293,7 +294,7 @@ def steps_between_values(x: Any) -> np.ndarray:
 
 def noise_widths(dequantize: Any, steps: np.ndarray) -> jax.Array | None:
     """Widths [D] of the noise that `fit` adds; warns of columns that need some and get none."""
-    if dequantize is None or dequantize is False:
+    if dequantize is None:
         widths = np.zeros_like(steps)
     elif dequantize is True:
         widths = steps
