@@ -10,6 +10,8 @@ import jax
 import jax.extend
 import numpy as np
 
+JAXPRS = (jax.extend.core.ClosedJaxpr, jax.extend.core.Jaxpr)  # one class from jax 0.12 on
+
 
 class _Operations:
     """A jaxpr and the structure of its output; equal if they read the same, what is hidden too."""
@@ -17,7 +19,7 @@ class _Operations:
     def __init__(self, closed: Any, out_tree: Any):
         self.jaxpr = closed.jaxpr
         self.out_tree = out_tree
-        hidden = list(_hidden(closed.jaxpr))
+        hidden = list(_hidden(_params(closed)))
         self.functions = [value for value in hidden if not isinstance(value, str)]
         digests = [value for value in hidden if isinstance(value, str)]
         self.text = f"{closed.jaxpr} -> {out_tree} {digests}"
@@ -57,19 +59,20 @@ class Program:
 
 def _hidden(value: Any) -> Iterator[Any]:
     """What a jaxpr does not print: digests of arrays within inner jaxprs, and Python functions."""
-    if isinstance(value, jax.extend.core.ClosedJaxpr):
-        for constant in map(np.asarray, value.consts):
+    if isinstance(value, JAXPRS):
+        for constant in map(np.asarray, getattr(value, "consts", ())):
             content = f"{constant.dtype}{constant.shape}".encode() + constant.tobytes()
             yield hashlib.sha256(content).hexdigest()
-        yield from _hidden(value.jaxpr)
-    elif isinstance(value, jax.extend.core.Jaxpr):
-        for equation in value.eqns:
-            yield from _hidden(list(equation.params.values()))
+        yield from _hidden(_params(value))
     elif isinstance(value, tuple | list):
         for part in value:
             yield from _hidden(part)
     elif callable(value) and not isinstance(value, type):
         yield value
+
+
+def _params(jaxpr: Any) -> list[Any]:
+    return [value for equation in jaxpr.eqns for value in equation.params.values()]
 
 
 def trace(function: Callable, *args: Any) -> Program:
