@@ -12,9 +12,11 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
 
     Compiled steps overwrite their input, so an exception between two lines could lose both the
     old state and the new one. Yields the function that says whether Ctrl-C was pressed. In threads
-    other than the main one, which Python never interrupts, it does nothing.
+    other than the main one, which Python never interrupts, and in processes that ignore Ctrl-C,
+    such as a shell's background jobs, it does nothing.
     """
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
     pressed = []
