@@ -20,6 +20,17 @@ def positive_int(name: str, value: Any) -> int:
     return int(value)
 
 
+def floats(value: Any) -> jax.Array:
+    """Returns `value` as a floating-point array."""
+    array = jnp.asarray(value)
+    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether the numbers in `value` are known, and not those of a program being traced."""
+    return not isinstance(value, jax.core.Tracer)
+
+
 def one_of(name: str, value: Any, options: Collection[str]) -> Any:
     """Returns `value` if it is one of `options`."""
     if value not in options:

@@ -5,9 +5,13 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import perturbed
+from scipy import stats
+from tensorflow_probability.substrates.jax import distributions as tfd
 
 import flows
+from flows import divergences
 from flows.divergences import Estimate, kl
+from flows.divergences.draws import scrambled_sobol
 
 
 def test_closed_form_of_normals():
@@ -96,11 +100,284 @@ def test_errors():
     other = flows.maf(3, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"event shape, got \(2,\) and \(3,\)"):
         kl(flow, other, key=jax.random.key(0))
+    same = flows.maf(2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="key is needed"):
-        kl(flow, flow)
+        kl(flow, same)
     with pytest.raises(TypeError, match="key must be a JAX random key"):
-        kl(flow, flow, key=0)
+        kl(flow, same, key=0)
     with pytest.raises(ValueError, match="num_samples must be at least 2"):
-        kl(flow, flow, key=jax.random.key(0), num_samples=1)
+        kl(flow, same, key=jax.random.key(0), num_samples=1)
     with pytest.raises(TypeError, match="num_samples must be an int"):
-        kl(flow, flow, key=jax.random.key(0), num_samples=1.5)
+        kl(flow, same, key=jax.random.key(0), num_samples=1.5)
+    with pytest.raises(ValueError, match="method must be one of"):
+        kl(flow, same, key=jax.random.key(0), method="exact")
+    with pytest.raises(ValueError, match="method='closed_form': none is known"):
+        kl(flow, same, method="closed_form")
+    with pytest.raises(ValueError, match="needs the normal conditionals"):
+        kl(flow, same, key=jax.random.key(0), method="rao_blackwell")
+    uniform = distrax.Uniform(0.0, 1.0)
+    with pytest.raises(ValueError, match="needs a p whose draws follow standard normals"):
+        kl(uniform, distrax.Normal(0.0, 1.0), key=jax.random.key(0), sampling="sobol")
+    with pytest.raises(ValueError, match="order must be a positive number, got -1"):
+        divergences.renyi(uniform, uniform, -1)
+    indefinite = distrax.MultivariateNormalFullCovariance(
+        jnp.zeros(2), jnp.array([[1.0, 2.0], [2.0, 1.0]])
+    )
+    with pytest.raises(ValueError, match="q must have a positive definite covariance"):
+        kl(distrax.MultivariateNormalDiag(jnp.zeros(2), jnp.ones(2)), indefinite)
+
+
+KEY = jax.random.key(0)
+P, Q = distrax.Normal(0.0, 1.0), distrax.Normal(0.4, 1.3)  # a pair with everything known
+
+
+def z_score(estimate, exact):
+    return abs(float((estimate.value - exact) / estimate.standard_error))
+
+
+def single_layer(seed):
+    """A flow with known conditionals, and a layer in front and a permutation behind."""
+    data = np.random.default_rng(7).normal(size=(200, 3)) @ np.tri(3) + 1
+    return perturbed(
+        flows.maf(
+            3, num_layers=1, hidden_sizes=(16,), base=flows.DiagonalNormal(3),
+            standardize_with=data, rngs=nnx.Rngs(seed),
+        ),
+        scale=0.1,
+    )  # fmt: skip
+
+
+def test_one_bijector_under_two_bases_has_a_closed_form():
+    bijector = perturbed(flows.maf(2, hidden_sizes=(8,), rngs=nnx.Rngs(0))).bijector
+    base = perturbed(flows.DiagonalNormal(2))
+    p, q = flows.Flow(base, bijector), flows.Flow(flows.StandardNormal(2), bijector)
+    estimate = kl(p, q)
+    assert estimate.method == "closed_form"
+    assert z_score(kl(p, q, key=KEY, method="monte_carlo"), estimate.value) < 4
+    other = flows.Flow(flows.StandardNormal(2), nnx.clone(bijector))
+    assert kl(p, other, key=KEY).method == "monte_carlo"
+    shift = distrax.ScalarAffine(1.0, 3.0)
+    raw = kl(distrax.Transformed(P, shift), distrax.Transformed(Q, shift))
+    np.testing.assert_allclose(raw.value, kl(P, Q).value)
+
+
+@pytest.mark.parametrize("sampling", ["independent", "antithetic", "sobol"])
+@pytest.mark.parametrize("method", ["monte_carlo", "control_variate"])
+@pytest.mark.parametrize("far", [1.0, 8.0])
+def test_all_estimators_find_the_value(method, sampling, far):
+    p = flows.DiagonalNormal(2)
+    q = distrax.MultivariateNormalDiag(jnp.array([0.2, -0.1]) * far, jnp.array([1.2, 0.9]))
+    exact = kl(p, q).value
+    options = {"num_samples": 2000, "method": method, "sampling": sampling}
+    run = jax.vmap(lambda key: kl(p, q, key=key, **options))
+    estimates = run(jax.random.split(KEY, 200))
+    error = estimates.value.std() / np.sqrt(200)
+    assert abs(estimates.value.mean() - exact) < 4 * error
+    inside = np.mean(abs(estimates.value - exact) < 1.96 * estimates.standard_error)
+    nominal = 0.941 if sampling == "sobol" else 0.95  # 32 nets: P(|t| < 1.96), 31 degrees
+    assert abs(inside - nominal) < 4 * np.sqrt(0.05 * 0.95 / 200)
+
+
+def test_control_variate_is_less_variable_near_and_falls_back_far_off():
+    near, far = distrax.Normal(0.05, 1.0), distrax.Normal(3.0, 0.3)
+    plain, controlled = (
+        kl(P, near, key=KEY, method=method) for method in ("monte_carlo", "control_variate")
+    )
+    assert controlled.standard_error < plain.standard_error / 10
+    for q in (far, distrax.MixtureSameFamily(  # half of whose mass no draw of p sees
+        distrax.Categorical(probs=jnp.array([0.5, 0.5])),
+        distrax.Normal(jnp.array([0.0, 50.0]), jnp.ones(2)),
+    )):  # fmt: skip
+        plain, controlled = (
+            kl(P, q, key=KEY, method=method) for method in ("monte_carlo", "control_variate")
+        )
+        np.testing.assert_allclose(controlled.value, plain.value)
+
+
+def test_conditionals_multiply_to_the_density():
+    for flow in (single_layer(0), perturbed(flows.iaf(2, num_layers=1, rngs=nnx.Rngs(0)))):
+        x = flow.sample(seed=KEY, sample_shape=(50,))
+        conditionals = flow.conditionals(x)
+        np.testing.assert_allclose(
+            conditionals.log_prob(x).sum(-1), flow.log_prob(x), rtol=1e-4, atol=1e-4
+        )
+    # Those of a coordinate do not see the later ones.
+    moved = single_layer(0).conditionals(x := jnp.ones((1, 3)))
+    again = single_layer(0).conditionals(x.at[:, 2].set(5.0))
+    np.testing.assert_allclose(moved.loc[:, :3], again.loc[:, :3], rtol=1e-4)
+    context = perturbed(flows.maf(2, num_layers=1, context_size=1, rngs=nnx.Rngs(0)))
+    bound = context.condition(jnp.ones((4, 1)))
+    assert bound.conditionals(jnp.zeros(2)).batch_shape == (4, 2)
+    for unknown in (
+        flows.maf(2, rngs=nnx.Rngs(0)),  # two orders
+        flows.real_nvp(2, num_layers=1, rngs=nnx.Rngs(0)),
+        flows.maf(2, num_layers=1, base=flows.StudentT(2), rngs=nnx.Rngs(0)),
+    ):
+        with pytest.raises(NotImplementedError):
+            unknown.conditionals(jnp.zeros(2))
+
+
+def test_rao_blackwell_agrees_and_varies_less():
+    p, q = single_layer(0), single_layer(1)
+    plain = kl(p, q, key=KEY, num_samples=20_000)
+    conditional = kl(p, q, key=jax.random.key(1), num_samples=20_000, method="rao_blackwell")
+    error = jnp.hypot(plain.standard_error, conditional.standard_error)
+    assert abs(plain.value - conditional.value) < 4 * error
+    assert conditional.standard_error < 0.5 * plain.standard_error
+
+
+def test_sobol_points_are_even_and_each_is_uniform():
+    points = scrambled_sobol(KEY, 6, 3)
+    for column in points.T:  # one in each of 64 intervals
+        assert sorted(np.floor(np.asarray(column) * 64)) == list(range(64))
+    first = jax.vmap(lambda key: scrambled_sobol(key, 1, 2)[0])(jax.random.split(KEY, 4000))
+    np.testing.assert_allclose(first.mean(0), 0.5, atol=4 / np.sqrt(12 * 4000))
+    np.testing.assert_allclose((first**2).mean(0), 1 / 3, atol=4 * 0.298 / np.sqrt(4000))
+
+
+def integral(f):
+    x = np.linspace(-30.0, 30.0, 200_001)
+    with np.errstate(all="ignore"):
+        values = f(stats.norm.pdf(x, 0.0, 1.0), stats.norm.pdf(x, 0.4, 1.3))
+    return np.trapezoid(np.nan_to_num(values), x)
+
+
+EXACT = {
+    "kl": integral(lambda p, q: p * np.log(p / q)),
+    "reverse": integral(lambda p, q: q * np.log(q / p)),
+    "jeffreys": integral(lambda p, q: (p - q) * np.log(p / q)),
+    "jensen_shannon": integral(
+        lambda p, q: (p * np.log(2 * p / (p + q)) + q * np.log(2 * q / (p + q))) / 2
+    ),
+    "total_variation": integral(lambda p, q: abs(p - q) / 2),
+    "cross_entropy": integral(lambda p, q: -p * np.log(q)),
+    "bhattacharyya": -np.log(integral(lambda p, q: np.sqrt(p * q))),
+    "hellinger": np.sqrt(1 - integral(lambda p, q: np.sqrt(p * q))),
+}
+ORDERS = [0.2, 0.5, 0.9, 1.0, 1.5, 2.0]
+
+
+def unknown(dist):
+    """The same density in a class that has no closed forms."""
+    return distrax.Transformed(dist, distrax.ScalarAffine(0.0, 1.0))
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_closed_forms_and_draws_against_integrals(name):
+    function = getattr(divergences, name)
+    estimate = function(unknown(P), unknown(Q), key=KEY)
+    assert estimate.method == "monte_carlo"
+    assert z_score(estimate, EXACT[name]) < 4
+    if name not in ("jensen_shannon", "total_variation"):
+        closed = function(P, Q)
+        assert closed.standard_error == 0
+        np.testing.assert_allclose(closed.value, EXACT[name], rtol=2e-6, atol=2e-7)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_renyi_and_alpha_against_integrals(order):
+    power = integral(lambda p, q: p**order * q ** (1 - order))
+    if order == 1:
+        renyi = alpha = EXACT["kl"]
+    else:
+        renyi, alpha = np.log(power) / (order - 1), (power - 1) / (order * (order - 1))
+    for function, exact in ((divergences.renyi, renyi), (divergences.alpha, alpha)):
+        np.testing.assert_allclose(function(P, Q, order).value, exact, rtol=1e-5)
+        assert z_score(function(unknown(P), unknown(Q), order, key=KEY), exact) < 4
+
+
+def test_entropy():
+    np.testing.assert_allclose(divergences.entropy(Q).value, 0.5 * np.log(2 * np.pi * np.e * 1.69))
+    drawn = divergences.entropy(unknown(Q), key=KEY)
+    assert z_score(drawn, divergences.entropy(Q).value) < 4
+
+
+def test_bounds_are_kept_and_gaps_in_the_support_are_infinite():
+    apart = distrax.Uniform(0.0, 1.0), distrax.Uniform(2.0, 3.0)
+    np.testing.assert_allclose(divergences.jensen_shannon(*apart, key=KEY).value, np.log(2))
+    assert divergences.total_variation(*apart, key=KEY).value == 1
+    assert divergences.hellinger(*apart, key=KEY).value == 1
+    for near in (1e-3, 1e-6, 0.0):
+        pair = P, distrax.Normal(near, 1.0)
+        for key in jax.random.split(KEY, 5):
+            assert 0 <= divergences.jensen_shannon(*pair, key=key).value <= np.log(2)
+    positive = [
+        tfd.Gamma(2.0, 1.0), tfd.Exponential(1.0), tfd.LogNormal(0.0, 1.0), distrax.Gamma(2.0, 1.0),
+        distrax.Beta(2.0, 2.0), distrax.Uniform(0.0, 1.0), tfd.Chi2(3.0),
+    ]  # fmt: skip
+    for q in positive:
+        for value in (
+            kl(P, q, key=KEY),
+            kl(P, q, key=KEY, method="control_variate"),
+            divergences.jeffreys(P, q, key=KEY),
+            divergences.cross_entropy(P, q, key=KEY),
+            divergences.renyi(P, q, 2.0, key=KEY),
+        ):
+            assert (float(value.value), float(value.standard_error)) == (np.inf, np.inf), q
+        assert np.isfinite(divergences.jensen_shannon(P, q, key=KEY).value)
+    assert kl(*apart).value == np.inf
+    assert divergences.renyi(*apart, 0.5, key=KEY).value == np.inf
+    wide = distrax.Normal(0.0, 3.0)
+    assert divergences.renyi(wide, P, 2.0).value == np.inf  # int p^2 / q diverges
+
+
+def test_what_is_not_a_number_stays_so():
+    broken = flows.DiagonalNormal(2)
+    broken.loc[...] = jnp.full(2, jnp.nan)
+    flow = flows.Flow(broken, flows.bijectors.Reverse(2))
+    assert np.isnan(kl(flow, flows.StandardNormal(2), key=KEY).value)
+
+
+@pytest.mark.parametrize("name", ["kl", "jensen_shannon", "jeffreys", "total_variation"])
+def test_gradients_of_mixtures_and_of_normals(name):
+    """Draws of a mixture do not follow its weights: they have a gradient by the score only."""
+
+    def mixture(logit):
+        return distrax.MixtureSameFamily(
+            distrax.Categorical(logits=jnp.array([logit, 0.0])),
+            distrax.Normal(jnp.array([-1.0, 1.5]), jnp.array([1.0, 0.7])),
+        )
+
+    function = getattr(divergences, name)
+    value = lambda logit, key: function(mixture(logit), Q, key=key, num_samples=4000).value
+    gradients = jax.vmap(jax.grad(value), (None, 0))(0.3, jax.random.split(KEY, 100))
+
+    def exact(logit):
+        x = np.linspace(-12.0, 12.0, 20_001)
+        p, q = np.exp(mixture(logit).log_prob(x)), np.exp(Q.log_prob(x))
+        f = {
+            "kl": p * np.log(p / q),
+            "jensen_shannon": (p * np.log(2 * p / (p + q)) + q * np.log(2 * q / (p + q))) / 2,
+            "jeffreys": (p - q) * np.log(p / q),
+            "total_variation": abs(p - q) / 2,
+        }[name]
+        return np.trapezoid(f, x)
+
+    slope = (exact(0.31) - exact(0.29)) / 0.02
+    error = gradients.std() / np.sqrt(100)
+    assert abs(gradients.mean() - slope) < 4 * error
+    normal = jax.grad(lambda m: function(unknown(distrax.Normal(m, 1.0)), Q, key=KEY).value)(0.0)
+    assert np.isfinite(normal)
+    assert normal < 0
+
+
+def test_draws_broadcast_against_the_batch_of_the_other():
+    q = distrax.MultivariateNormalDiag(jnp.arange(5.0)[:, None] * jnp.ones(2), jnp.ones((5, 2)))
+    p = flows.Flow(flows.StandardNormal(2), flows.bijectors.Reverse(2))
+    for function in (kl, divergences.jensen_shannon, divergences.total_variation):
+        estimate = function(p, q, key=KEY, num_samples=5000)
+        assert estimate.value.shape == estimate.standard_error.shape == (5,)
+    estimate = kl(p, q, key=KEY)
+    np.testing.assert_array_less(
+        abs(estimate.value - jnp.arange(5.0) ** 2), 4 * estimate.standard_error + 1e-6
+    )
+
+
+def test_everything_runs_inside_jit():
+    def values(key):
+        names = ("kl", "reverse", "jeffreys", "jensen_shannon", "total_variation", "hellinger")
+        drawn = [getattr(divergences, n)(unknown(P), Q, key=key).value for n in names]
+        closed = [getattr(divergences, n)(P, Q).value for n in ("kl", "jeffreys", "wasserstein2")]
+        return jnp.stack([*drawn, *closed])
+
+    np.testing.assert_allclose(jax.jit(values)(KEY), values(KEY), rtol=1e-4)

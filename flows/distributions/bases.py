@@ -8,6 +8,7 @@ from jax.scipy import stats
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from flows import _checks
+from flows.divergences import as_gaussian
 
 
 class Distribution(nnx.Module, distrax.Distribution):
@@ -35,6 +36,14 @@ class Distribution(nnx.Module, distrax.Distribution):
         """The type of the draws."""
         return jnp.result_type(float, *jax.tree.leaves(self))
 
+    def from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What standard normals [..., event_size] become here, and its log densities [...].
+
+        Raises:
+            NotImplementedError: Draws of this distribution do not follow normals.
+        """
+        raise NotImplementedError(f"{self.name} does not make its draws from normals.")
+
 
 class StandardNormal(Distribution):
     """The standard normal distribution N(0, I). It has no parameters and no arrays.
@@ -47,6 +56,9 @@ class StandardNormal(Distribution):
         >>> round(float(StandardNormal(2).log_prob(jnp.zeros(2))), 4)
         -1.8379
     """
+
+    def from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return noise, self.log_prob(noise)
 
     def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
         return jax.random.normal(key, (n, self.event_size))
@@ -70,9 +82,12 @@ class DiagonalNormal(Distribution):
         self.loc = nnx.Param(jnp.zeros(event_size))
         self.log_scale = nnx.Param(jnp.zeros(event_size))
 
+    def from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        z = self.loc[...] + jnp.exp(self.log_scale[...]) * noise
+        return z, self.log_prob(z)
+
     def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
-        z = jax.random.normal(key, (n, self.event_size), self.dtype)
-        return self.loc[...] + jnp.exp(self.log_scale[...]) * z
+        return self.from_normals(jax.random.normal(key, (n, self.event_size), self.dtype))[0]
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Log density at value [..., event_size]."""
@@ -117,5 +132,6 @@ def _as_distrax(dist: StandardNormal | DiagonalNormal) -> distrax.MultivariateNo
 
 
 for _p in (StandardNormal, DiagonalNormal):
+    as_gaussian.register(_p)(lambda dist: as_gaussian(_as_distrax(dist)))
     for _q in (StandardNormal, DiagonalNormal):
         tfd.RegisterKL(_p, _q)(lambda p, q, name=None: _as_distrax(p).kl_divergence(_as_distrax(q)))

@@ -10,6 +10,7 @@ from flows import _checks
 from flows.bijectors.base import Bijector, require_bijector
 from flows.bijectors.composition import Conditioned
 from flows.distributions.bases import Distribution
+from flows.distributions.conditionals import normal_conditionals
 from flows.divergences import kl
 
 
@@ -95,12 +96,49 @@ class Flow(Distribution):
         z, log_det = self.bijector.inverse_and_log_det(value)
         return self.base.log_prob(z) + log_det
 
+    def from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The draws that standard normals make, and their log densities.
+
+        Args:
+            noise: Standard normals [..., event_size], broadcast against `batch_shape`.
+
+        Raises:
+            NotImplementedError: The base does not make its draws from normals.
+            ValueError: Wrong event size, or the flow waits for a context.
+        """
+        self._require_bound_context()
+        return self._push(*self.base.from_normals(noise))
+
+    def conditionals(self, value: jax.Array) -> distrax.Normal:
+        """p(x_i | x_0 .. x_{i-1}) of each coordinate at points, where they are normal.
+
+        They are where all layers are affine and autoregressive in the order of the coordinates:
+        flows of one layer with the order "natural" to it, and what stands before and behind them.
+
+        Args:
+            value: Points [..., event_size], broadcast against `batch_shape`.
+
+        Returns:
+            Normals of batch shape [..., event_size], of which the log densities add up to
+            `log_prob(value)`.
+
+        Raises:
+            NotImplementedError: Not known for these layers or this base.
+
+        Cost: event_size derivatives of `log_prob`'s inverse pass, in turn.
+        """
+        self._require_bound_context()
+        return normal_conditionals(self.base, self.bijector, value)
+
     def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
         return self._sample_n_and_log_prob(key, n)[0]
 
     def _sample_n_and_log_prob(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
         self._require_bound_context()
         z, log_base = self.base.sample_and_log_prob(seed=key, sample_shape=(n, *self.batch_shape))
+        return self._push(z, log_base)
+
+    def _push(self, z: jax.Array, log_base: jax.Array) -> tuple[jax.Array, jax.Array]:
         x, log_det = self.bijector.forward_and_log_det(z)
         return x, log_base - log_det
 

@@ -9,31 +9,66 @@ import jax.numpy as jnp
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["value", "standard_error"],
+    data_fields=["value", "standard_error", "p_value"],
     meta_fields=["num_samples", "method"],
 )
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-    """An estimated quantity.
+    """A quantity, and how well it is known.
 
     Attributes:
-        value: The estimate, of the batch shape of what was estimated.
-        standard_error: Its standard error; 0 for a closed form.
-        num_samples: The number of draws it rests on; 0 for a closed form.
-        method: "closed_form" or "monte_carlo".
+        value: The number, of the batch shape of what was compared.
+        standard_error: Its standard error; 0 for closed forms and for bounds, whose own value is
+            exact; NaN for an approximation, whose error nobody knows.
+        num_samples: The number of draws it rests on; 0 for none.
+        method: What was computed: "closed_form", "monte_carlo", "variational_upper_bound", ...
+        p_value: Of a two-sample test, else None.
     """
 
     value: jax.Array
     standard_error: jax.Array
     num_samples: int
     method: str
+    p_value: jax.Array | None = None
 
     @classmethod
-    def from_draws(cls, draws: jax.Array) -> "Estimate":
-        """The mean of independent draws [n, ...], and its standard error."""
+    def from_draws(cls, draws: jax.Array, method: str = "monte_carlo", groups: int = 0):
+        """The mean of draws [n, ...] and its standard error; inf where the mean is.
+
+        Args:
+            draws: Draws, in so many `groups` of equal size, one after the other, of which the
+                means are independent; 0 where the draws themselves are.
+            method: What to call it.
+            groups: Number of groups.
+        """
         n = len(draws)
-        error = jnp.std(draws, axis=0, ddof=1) / jnp.sqrt(n)
-        return cls(jnp.mean(draws, axis=0), error, n, "monte_carlo")
+        means = draws.reshape(groups or n, -1, *draws.shape[1:]).mean(axis=1)
+        value = means.mean(axis=0)
+        infinite = jnp.isinf(value)
+        centred = jnp.where(infinite, 0.0, means) - jnp.where(infinite, 0.0, value)
+        error = jnp.sqrt((centred**2).sum(axis=0) / (len(means) - 1) / len(means))
+        return cls(value, jnp.where(infinite, jnp.inf, error), n, method)
+
+    @classmethod
+    def exact(cls, value: jax.Array, method: str = "closed_form") -> "Estimate":
+        """A number without an error: a closed form, or a bound."""
+        return cls(value, jnp.zeros_like(value), 0, method)
+
+    def __add__(self, other: "Estimate") -> "Estimate":
+        """The sum of two independent estimates."""
+        return Estimate(
+            self.value + other.value,
+            jnp.hypot(self.standard_error, other.standard_error),
+            self.num_samples + other.num_samples,
+            self.method if self.method == other.method else f"{self.method} + {other.method}",
+        )
+
+    def transform(self, function, slope) -> "Estimate":
+        """function(value), with the error |slope(value)| times as large (the delta method)."""
+        value, certain = function(self.value), self.standard_error == 0
+        error = jnp.abs(slope(self.value)) * jnp.where(certain, 1.0, self.standard_error)
+        error = jnp.where(jnp.isinf(value), jnp.inf, error)
+        return dataclasses.replace(self, value=value, standard_error=jnp.where(certain, 0.0, error))
 
     def __str__(self) -> str:
         if jnp.ndim(self.value):

@@ -1,0 +1,215 @@
+r"""Divergences that are means over the even mixture m = (p + q) / 2 of a function of log p - log q.
+
+Each is E_m[f(t)], t = log p(x) - log q(x), with half of the draws from p and half from q:
+
+    Jensen-Shannon         log 2 - H(s(t)), s the logistic function and H the binary entropy
+    total variation        |tanh(t / 2)|
+    Jeffreys               2 t tanh(t / 2)
+    int p^a q^(1-a)        2 s(t)^a s(-t)^(1-a)
+
+No draw of the first three is negative and those of the first two are bounded, so that the
+estimates keep their bounds. Compared with the textbook form E_p[..] + E_q[..] it averages over
+which of the two a draw came from.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.nn import log_sigmoid
+
+from flows import _checks
+from flows.divergences import gaussians
+from flows.divergences.draws import draw
+from flows.divergences.estimate import Estimate
+from flows.divergences.gaussians import gaussian_pair, same_event_shape
+from flows.divergences.kl import closed_form, kl
+from flows.divergences.supports import log_prob
+
+
+def jeffreys(p: Any, q: Any, **kwargs: Any) -> Estimate:
+    """KL(p || q) + KL(q || p), in nats; keyword arguments are those of `jensen_shannon`.
+
+    A closed form where both have one.
+    """
+    same_event_shape(p, q)
+    there, back = closed_form(p, q), closed_form(q, p)
+    if there is not None and back is not None:
+        return Estimate.exact(there + back)
+    return _mean_over_both(p, q, lambda t: 2 * t * jnp.tanh(t / 2), **kwargs)
+
+
+def jensen_shannon(p: Any, q: Any, **kwargs: Any) -> Estimate:
+    """Jensen-Shannon divergence (KL(p || m) + KL(q || m)) / 2, m = (p + q) / 2, in nats.
+
+    Always finite, between 0 and log 2; its square root is a metric (Endres & Schindelin 2003,
+    IEEE Trans. Inf. Theory 49). By Monte Carlo.
+
+    Args:
+        p: A distribution that can be sampled and has `log_prob`.
+        q: Another, over the same events.
+        **kwargs: `key`, `num_samples` (half from each) and `sampling` of `kl`.
+
+    Returns:
+        An `Estimate`, of the batch shape of p and q.
+
+    Raises:
+        ValueError: The event shapes differ, or `key` is missing.
+
+    Cost: a draw and two log densities of each of p and q.
+
+    Example:
+        >>> import distrax, jax
+        >>> far = jensen_shannon(
+        ...     distrax.Normal(0.0, 1.0), distrax.Normal(100.0, 1.0), key=jax.random.key(0)
+        ... )
+        >>> round(float(far.value), 4)
+        0.6931
+    """
+
+    def difference(t: jax.Array) -> jax.Array:
+        a, b = log_sigmoid(t), log_sigmoid(-t)
+        return math.log(2) + _times(jnp.exp(a), a) + _times(jnp.exp(b), b)
+
+    return _mean_over_both(p, q, lambda t: jnp.maximum(difference(t), 0.0), **kwargs)
+
+
+def total_variation(p: Any, q: Any, **kwargs: Any) -> Estimate:
+    """Total variation distance (1/2) int |p - q|, between 0 and 1, by Monte Carlo.
+
+    (1 + it) / 2 is the accuracy of the best classifier between draws from p and draws from q.
+    Arguments, returns and errors are those of `jensen_shannon`.
+
+    Example:
+        >>> import distrax, jax
+        >>> p = distrax.Normal(0.0, 1.0)
+        >>> float(total_variation(p, p, key=jax.random.key(0)).value)
+        0.0
+    """
+    return _mean_over_both(p, q, lambda t: jnp.abs(jnp.tanh(t / 2)), **kwargs)
+
+
+def renyi(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
+    """Renyi divergence log(int p^a q^(1-a)) / (a - 1) of order a, in nats.
+
+    KL(p || q) is its limit at a = 1. A closed form for Gaussians (inf where the integral is), else
+    Monte Carlo; the estimate is then biased by about its variance. For a > 1 the draws have heavy
+    tails where p is much wider than q: its variance may not exist.
+
+    Args:
+        p: A distribution that can be sampled and has `log_prob`.
+        q: Another, over the same events.
+        order: a > 0.
+        **kwargs: `key`, `num_samples` (half from each) and `sampling` of `kl`.
+
+    Returns:
+        An `Estimate`, of the batch shape of p and q.
+
+    Raises:
+        ValueError: `order` is not positive, the event shapes differ, or `key` is missing.
+
+    Example:
+        >>> import distrax
+        >>> round(float(renyi(distrax.Normal(0.0, 1.0), distrax.Normal(2.0, 1.0), 0.5).value), 4)
+        1.0
+    """
+    same_event_shape(p, q)
+    _require_order(order)
+    if order == 1:
+        return kl(p, q, **kwargs)
+    pair = gaussian_pair(p, q)
+    if pair is not None:
+        return Estimate.exact(gaussians.renyi(*pair, order))
+    return _integral_of_powers(p, q, order, **kwargs).transform(
+        lambda z: jnp.log(z) / (order - 1), lambda z: 1 / (z * (order - 1))
+    )
+
+
+def alpha(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
+    """Amari's alpha divergence (int p^a q^(1-a) - 1) / (a (a - 1)) of order a.
+
+    KL(p || q) at a = 1, half the chi-square divergence at 2, four times the squared Hellinger
+    distance at 1/2. Arguments, returns and errors are those of `renyi`; without bias.
+
+    Example:
+        >>> import distrax
+        >>> p, q = distrax.Normal(0.0, 1.0), distrax.Normal(1.0, 1.0)
+        >>> round(float(alpha(p, q, 2.0).value), 4)  # (e - 1) / 2
+        0.8591
+    """
+    same_event_shape(p, q)
+    _require_order(order)
+    if order == 1:
+        return kl(p, q, **kwargs)
+    scale = order * (order - 1)
+    if gaussian_pair(p, q) is not None:
+        exponent = (order - 1) * renyi(p, q, order).value
+        return Estimate.exact(jnp.expm1(exponent) / scale)
+    return _integral_of_powers(p, q, order, **kwargs).transform(
+        lambda z: (z - 1) / scale, lambda z: jnp.ones_like(z) / scale
+    )
+
+
+def bhattacharyya(p: Any, q: Any, **kwargs: Any) -> Estimate:
+    """Bhattacharyya distance -log int sqrt(p q), half the Renyi divergence of order 1/2.
+
+    Arguments, returns and errors are those of `renyi`.
+    """
+    return renyi(p, q, 0.5, **kwargs).transform(lambda r: r / 2, lambda r: 0.5 * jnp.ones_like(r))
+
+
+def hellinger(p: Any, q: Any, **kwargs: Any) -> Estimate:
+    """Hellinger distance sqrt(1 - int sqrt(p q)), between 0 and 1.
+
+    Arguments, returns and errors are those of `renyi`.
+
+    Example:
+        >>> import distrax
+        >>> far = hellinger(distrax.Normal(0.0, 1.0), distrax.Normal(100.0, 1.0))
+        >>> float(far.value)
+        1.0
+    """
+    squared = alpha(p, q, 0.5, **kwargs).transform(lambda a: a / 4, lambda a: jnp.ones_like(a) / 4)
+    positive = squared.value > 0
+    root = lambda h: jnp.where(positive, jnp.sqrt(jnp.where(positive, h, 1.0)), 0.0)
+    return squared.transform(root, lambda h: 0.5 / root(h))
+
+
+def _mean_over_both(
+    p: Any,
+    q: Any,
+    f: Callable[[jax.Array], jax.Array],
+    *,
+    key: jax.Array | None = None,
+    num_samples: int = 10_000,
+    sampling: str = "independent",
+) -> Estimate:
+    same_event_shape(p, q)
+    keys = (None, None) if key is None else jax.random.split(_checks.prng_key("key", key))
+    half = max(2, (_checks.positive_int("num_samples", num_samples) + 1) // 2)
+    x, log_p, weight, groups = draw(p, q, keys[0], half, sampling)
+    first = Estimate.from_draws(weight * f(log_p - log_prob(q, x)), groups=groups)
+    x, log_q, weight, groups = draw(q, p, keys[1], half, sampling)
+    second = Estimate.from_draws(weight * f(log_prob(p, x) - log_q), groups=groups)
+    return (first + second).transform(lambda v: v / 2, lambda v: 0.5 * jnp.ones_like(v))
+
+
+def _integral_of_powers(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
+    """The integral of p^a q^(1-a)."""
+
+    def power(t: jax.Array) -> jax.Array:
+        return 2 * jnp.exp(_times(order, log_sigmoid(t)) + _times(1 - order, log_sigmoid(-t)))
+
+    return _mean_over_both(p, q, power, **kwargs)
+
+
+def _times(a: Any, b: jax.Array) -> jax.Array:
+    """The product a b, and 0 where a is 0."""
+    return jnp.where(a == 0, 0.0, a * jnp.where(a == 0, 0.0, b))
+
+
+def _require_order(order: float) -> None:
+    if isinstance(order, bool) or not isinstance(order, int | float) or not 0 < order < math.inf:
+        raise ValueError(f"order must be a positive number, got {order!r}.")
