@@ -29,6 +29,7 @@ benchmarks: $(VENV)/.bench
 	$(BIN)/python benchmarks/autoregressive.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/divergences.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("flows needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": try make PYTHON=python3.12 ...")'

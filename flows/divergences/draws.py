@@ -14,7 +14,7 @@ from flows import _checks
 from flows.divergences.gaussians import as_gaussian
 
 SAMPLING = ("independent", "antithetic", "sobol")
-RANDOMISATIONS = 32  # of the Sobol points: their spread gives the standard error
+RANDOMISATIONS = 64  # of the Sobol points: their spread gives the standard error
 
 
 class Draws(NamedTuple):
