@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from flax import nnx
 from helpers import perturbed
-from scipy import stats
+from scipy import special, stats
+from tensorflow_probability.substrates.jax import bijectors as tfb
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 import flows
@@ -274,6 +275,29 @@ def test_closed_forms_and_draws_against_integrals(name):
         np.testing.assert_allclose(closed.value, EXACT[name], rtol=2e-6, atol=2e-7)
 
 
+FAMILIES = [
+    (distrax.Gamma(2.0, 1.0), distrax.Gamma(3.0, 2.0)),
+    (distrax.Beta(2.0, 3.0), distrax.Beta(1.5, 2.0)),
+    (distrax.Dirichlet(jnp.array([1.0, 2.0, 3.0])), distrax.Dirichlet(jnp.ones(3))),
+    (tfd.LogNormal(0.0, 1.0), tfd.LogNormal(0.5, 1.2)),
+    (distrax.Categorical(probs=jnp.array([0.2, 0.8])), distrax.Categorical(probs=jnp.ones(2) / 2)),
+    (distrax.Uniform(0.2, 0.7), distrax.Uniform(0.0, 1.0)),
+    (
+        distrax.MultivariateNormalDiag(jnp.linspace(0, 0.5, 20), jnp.linspace(0.8, 1.2, 20)),
+        tfd.MultivariateNormalTriL(jnp.zeros(20), jnp.eye(20) + 0.02 * jnp.tri(20)),
+    ),
+]
+
+
+@pytest.mark.parametrize(("p", "q"), FAMILIES, ids=lambda dist: dist.name)
+def test_closed_forms_of_the_registry_against_draws(p, q):
+    closed = kl(p, q)
+    assert closed.method == "closed_form"
+    assert kl(p, p).value == 0
+    drawn = kl(p, q, key=KEY, method="monte_carlo", num_samples=100_000)
+    assert abs(drawn.value - closed.value) < 4 * drawn.standard_error + 1e-6
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_renyi_and_alpha_against_integrals(order):
     power = integral(lambda p, q: p**order * q ** (1 - order))
@@ -319,6 +343,38 @@ def test_bounds_are_kept_and_gaps_in_the_support_are_infinite():
     assert divergences.renyi(*apart, 0.5, key=KEY).value == np.inf
     wide = distrax.Normal(0.0, 3.0)
     assert divergences.renyi(wide, P, 2.0).value == np.inf  # int p^2 / q diverges
+
+
+def test_false_closed_forms_are_not_taken():
+    normals = tfd.Normal(-1.0, 1.0), tfd.Normal(1.0, 1.0)
+    folded = [tfd.TransformedDistribution(n, tfb.AbsoluteValue()) for n in normals]
+    swap = tfb.Permute([1, 0, 2])
+    swapped = [tfd.TransformedDistribution(tfd.Normal(m, jnp.ones(3)), swap) for m in (0.0, 1.0)]
+    joint = [
+        distrax.Joint([distrax.Transformed(P, distrax.ScalarAffine(0.0, s))]) for s in (2.0, 3.0)
+    ]
+    for p, q in (folded, swapped, joint):
+        with pytest.raises(ValueError, match="method='closed_form': none is known"):
+            kl(p, q, method="closed_form")
+
+
+def test_log_ratios_of_hundreds_do_not_overflow():
+    p, q = distrax.Laplace(0.0, 1.0), distrax.Laplace(100.0, 1.0)
+    # int p^2 / q = (2 exp(100) + exp(-200)) / 3
+    second = divergences.renyi(p, q, 2.0, key=KEY)
+    np.testing.assert_allclose(second.value, 100 + np.log(2 / 3), atol=4 * second.standard_error)
+    far = divergences.bhattacharyya(p, distrax.Laplace(400.0, 1.0), key=KEY)
+    assert 150 < far.value < 250  # the integral is exp(-200) (1 + 200)
+
+
+def test_gradients_where_draws_jump():
+    rounded = lambda loc: distrax.Quantized(distrax.Normal(loc, 1.0), low=-5.0, high=5.0)
+    loss = lambda loc, key: kl(rounded(loc), rounded(0.0), key=key, num_samples=4000).value
+    slopes = jax.vmap(jax.grad(loss), (None, 0))(1.0, jax.random.split(KEY, 50))
+    values = np.arange(-5.0, 6.0)
+    p = lambda loc: np.exp(np.asarray(rounded(loc).log_prob(values), float))
+    exact = (special.rel_entr(p(1.01), p(0.0)) - special.rel_entr(p(0.99), p(0.0))).sum() / 0.02
+    assert abs(slopes.mean() - exact) < 4 * slopes.std() / np.sqrt(50) + 1e-3
 
 
 def test_what_is_not_a_number_stays_so():

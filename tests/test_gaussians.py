@@ -163,8 +163,27 @@ def test_batches_and_gradients():
     assert np.isfinite(gradient).all()
 
 
+def test_renyi_near_order_one_and_where_it_diverges():
+    p, q = distrax.Normal(0.0, 1.3), distrax.Normal(0.5, 1.1)
+    for order in (1 - 1e-6, 1 + 1e-6, 1 + 1e-4):
+        np.testing.assert_allclose(renyi(p, q, order).value, kl(p, q).value, rtol=2e-4)
+    of_sd = lambda sd: renyi(distrax.Normal(0.0, sd), distrax.Normal(0.0, 1.0), 2.0).value
+    assert np.isinf(of_sd(3.0))
+    slopes = jax.jacobian(of_sd)(jnp.array([1.1, 3.0]))
+    assert np.isfinite(slopes[0]).all()
+
+
+def test_signs_on_the_diagonal_of_a_factor_do_not_matter():
+    p = distrax.MultivariateNormalTri(jnp.zeros(2), jnp.array([[1.0, 0.0], [1.0, -1.0]]))
+    np.testing.assert_allclose(kl(p, tri(np.zeros(2), np.eye(2))).value, 0.5, rtol=1e-6)
+    diagonal = tfd.MultivariateNormalDiag(jnp.zeros(2), jnp.array([1.0, -1.0]))
+    assert kl(diagonal, flows.StandardNormal(2)).value == 0
+
+
 def test_refusals():
     normal = distrax.Normal(0.0, 1.0)
+    with pytest.raises(ValueError, match="the covariance of q has 1 non-finite"):
+        kl(normal, distrax.Normal(0.0, jnp.inf))
     with pytest.raises(TypeError, match="p and q must be Gaussians"):
         wasserstein2(normal, distrax.Uniform(0.0, 1.0))
     with pytest.raises(ValueError, match=r"event shape, got \(\) and \(2,\)"):
@@ -242,6 +261,9 @@ def test_generalized_gaussians_of_shape_one_are_gaussians_and_batch_and_differen
     np.testing.assert_allclose(values[1], expected, rtol=1e-4)
     slope = jax.grad(lambda b: run(b))(1.0)
     np.testing.assert_allclose(slope, (run(1.05) - run(0.95)) / 0.1, rtol=1e-2)
+    for scatter in (jnp.diag(jnp.array([3.0, 5.0])), 2 * jnp.eye(2), jnp.array([[2.0]])):
+        of = lambda s: generalized_gaussian_kl(s, 1.0, jnp.eye(len(s)), 1.5).value
+        jax.test_util.check_grads(of, (scatter,), order=1, modes=["rev"], rtol=1e-2, eps=1e-2)
 
 
 # Mixtures
@@ -334,6 +356,19 @@ def test_mixtures_batch_jit_and_differentiate(method):
     np.testing.assert_allclose(
         slope, (of_shift(0.31) - of_shift(0.29)) / 0.02, rtol=0.02, atol=1e-2
     )
+
+
+@pytest.mark.parametrize("method", [*UPPER, *APPROXIMATE, "lower_bound"])
+def test_components_of_weight_zero_do_not_count(method):
+    def of(weights, locs):
+        return distrax.MixtureSameFamily(
+            distrax.Categorical(probs=jnp.array(weights)), distrax.Normal(jnp.array(locs), 0.5)
+        )
+
+    p, q = of([0.4, 0.6], [-1.0, 1.0]), of([0.3, 0.7], [-0.5, 1.5])
+    more_p, more_q = of([0.4, 0.6, 0.0], [-1.0, 1.0, 9.0]), of([0.0, 0.3, 0.7], [9.0, -0.5, 1.5])
+    expected = mixture_kl(p, q, method).value
+    np.testing.assert_allclose(mixture_kl(more_p, more_q, method).value, expected, rtol=1e-5)
 
 
 def test_single_gaussians_are_mixtures_of_one():

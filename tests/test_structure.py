@@ -61,4 +61,4 @@ def test_importing_flows_loads_nothing_heavy():
     loaded = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
-    assert not {"matplotlib", "arviz_stats", "orbax", "pandas", "torch"} & set(loaded)
+    assert not {"matplotlib", "arviz_stats", "orbax", "pandas", "sklearn", "torch"} & set(loaded)

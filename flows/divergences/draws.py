@@ -17,6 +17,12 @@ SAMPLING = ("independent", "antithetic", "sobol")
 RANDOMISATIONS = 64  # of the Sobol points: their spread gives the standard error
 
 
+JUMPING = (
+    distrax.MixtureSameFamily, distrax.MixtureOfTwo, distrax.Bernoulli, distrax.Categorical,
+    distrax.OneHotCategorical, distrax.Multinomial, distrax.Quantized,
+)  # fmt: skip
+
+
 class Draws(NamedTuple):
     """Draws from p, which may be differentiated.
 
@@ -74,10 +80,10 @@ def _sample_and_log_prob(p: Any, key: jax.Array, n: int) -> tuple[jax.Array, jax
 
 
 def _is_reparameterized(p: Any) -> bool:
-    """Whether the draws of p follow its parameters: those of mixtures and of integers do not."""
+    """Whether the draws of p follow its parameters: those of mixtures and of counts do not."""
     if isinstance(p, tfd.Distribution):
         return p.reparameterization_type == tfd.FULLY_REPARAMETERIZED
-    if isinstance(p, distrax.MixtureSameFamily | distrax.MixtureOfTwo):
+    if isinstance(p, JUMPING):
         return False
     if hasattr(p, "distribution"):
         return _is_reparameterized(p.distribution)

@@ -78,9 +78,9 @@ def _(dist: Any) -> Gaussian:
     shape = (*dist.batch_shape, *dist.event_shape)
     loc = jnp.broadcast_to(dist.loc, shape)
     if isinstance(dist, distrax.MultivariateNormalDiag):
-        return Gaussian(loc, jnp.broadcast_to(dist.scale_diag, shape), True)
+        return Gaussian(loc, jnp.broadcast_to(jnp.abs(dist.scale_diag), shape), True)
     if isinstance(dist, distrax.MultivariateNormalTri):
-        factor = dist.scale_tri if dist.is_lower else lower(dist.scale_tri)
+        factor = _positive(dist.scale_tri) if dist.is_lower else lower(dist.scale_tri)
     else:
         columns = jnp.eye(shape[-1]).reshape(-1, *(1,) * (len(shape) - 1), shape[-1])
         factor = lower(jnp.moveaxis(dist.scale.forward(columns), 0, -1))
@@ -92,10 +92,9 @@ def _(dist: Any) -> Gaussian:
     shape = (*dist.batch_shape, *dist.event_shape)
     loc = jnp.zeros(shape) if dist.loc is None else jnp.broadcast_to(dist.loc, shape)
     if isinstance(dist, tfd.MultivariateNormalDiag):
-        return Gaussian(loc, jnp.broadcast_to(dist.scale.diag_part(), shape), True)
-    factor = dist.scale.to_dense()
-    if not isinstance(dist, tfd.MultivariateNormalTriL):
-        factor = lower(factor)
+        return Gaussian(loc, jnp.broadcast_to(jnp.abs(dist.scale.diag_part()), shape), True)
+    is_lower = isinstance(dist, tfd.MultivariateNormalTriL)
+    factor = (_positive if is_lower else lower)(dist.scale.to_dense())
     return Gaussian(loc, jnp.broadcast_to(factor, (*shape, shape[-1])), False)
 
 
@@ -146,19 +145,22 @@ def renyi(p: Gaussian, q: Gaussian, order: float) -> jax.Array:
     Information Sciences 249.
     """
     p, q, total = _aligned(p, q)
-    if order < 1:  # a sum of squares: no need to form it
+    n = _solve(q.tril, p.tril)
+    excess = (1 - order) * (jnp.linalg.svdvals(n) ** 2 - 1)  # |S| / |S_q| = prod 1 + excess
+    diverges = (excess <= -1).any(axis=-1)
+    excess = jnp.where(diverges[..., None], 0.0, excess)
+    log_ratio = (jnp.log(p.sd) - jnp.log(q.sd)).sum(axis=-1)
+    spread = jnp.log1p(excess).sum(axis=-1) - 2 * (1 - order) * log_ratio
+    if order < 1:  # S is a sum of squares: no need to form it
         parts = [order**0.5 * q.tril, (1 - order) ** 0.5 * p.tril]
         factor = lower(jnp.concatenate(parts, axis=-1))
     else:
-        n = _solve(q.tril, p.tril)
         eye = jnp.eye(n.shape[-1], dtype=n.dtype)
-        factor = q.tril @ jnp.linalg.cholesky(order * eye + (1 - order) * n @ n.mT)
-    diverges = jnp.isnan(factor).any(axis=(-2, -1))
-    factor = jnp.where(diverges[..., None, None], q.tril, factor)
+        inner = order * eye + (1 - order) * n @ n.mT
+        inner = jnp.where(diverges[..., None, None], eye, inner)
+        factor = q.tril @ jnp.linalg.cholesky(inner)
     quadratic = (_solve(factor, (p.loc - q.loc)[..., None]) ** 2).sum(axis=(-2, -1))
-    log_sds = (jnp.log(jnp.diagonal(factor, axis1=-2, axis2=-1)), jnp.log(p.sd), jnp.log(q.sd))
-    spread = (log_sds[0] - (1 - order) * log_sds[1] - order * log_sds[2]).sum(axis=-1)
-    value = order / 2 * quadratic - spread / (order - 1)
+    value = order / 2 * quadratic - spread / (2 * (order - 1))
     return total(jnp.where(diverges, jnp.inf, jnp.maximum(value, 0.0)))
 
 
@@ -193,7 +195,7 @@ def wasserstein2(p: Any, q: Any) -> Estimate:
         TypeError: p or q is not a Gaussian.
         ValueError: The event shapes differ, or a covariance is not positive definite.
 
-    Cost: one singular value decomposition [D, D] a pair; none if both are diagonal.
+    Cost: one singular value decomposition [D, D] a pair; D operations if both are diagonal.
 
     Example:
         >>> import distrax
@@ -258,20 +260,25 @@ def log_prob(gaussian: Gaussian, x: jax.Array) -> jax.Array:
 def require_positive(name: str, gaussian: Gaussian) -> None:
     """Raises if the factor of a covariance is singular or not finite, or a mean is not finite."""
     sd, loc = gaussian.sd, gaussian.loc
-    if _checks.is_concrete(sd) and not (np.asarray(sd) > 0).all():
-        raise ValueError(
-            f"{name} must have a positive definite covariance; the diagonal of its Cholesky "
-            f"factor is {np.asarray(sd).tolist()}."
-        )
+    if _checks.is_concrete(sd):
+        if not (np.asarray(sd) > 0).all():
+            raise ValueError(
+                f"{name} must have a positive definite covariance; the least number on the "
+                f"diagonal of its Cholesky factor is {np.asarray(sd).min():g}."
+            )
+        _checks.finite(f"the covariance of {name}", np.atleast_1d(np.asarray(gaussian.scale)))
     if _checks.is_concrete(loc):
         _checks.finite(f"the mean of {name}", np.atleast_1d(np.asarray(loc)))
 
 
 def lower(factor: jax.Array) -> jax.Array:
     """The lower triangular L of L L^T = F F^T, F [..., D, K], with a positive diagonal."""
-    r = jnp.linalg.qr(factor.mT, mode="r")
-    sign = jnp.sign(jnp.diagonal(r, axis1=-2, axis2=-1))
-    return (r * sign[..., None]).mT
+    return _positive(jnp.linalg.qr(factor.mT, mode="r").mT)
+
+
+def _positive(tril: jax.Array) -> jax.Array:
+    """The factor of the same L L^T of which no diagonal entry is negative."""
+    return tril * jnp.sign(jnp.diagonal(tril, axis1=-2, axis2=-1))[..., None, :]
 
 
 def _apply(matrix: jax.Array, v: jax.Array) -> jax.Array:

@@ -85,7 +85,8 @@ def _log_moment(eigenvalues: jax.Array, power: jax.Array) -> jax.Array:
     t = jnp.exp(log_t)
     tilted = relative[..., None, :] * t[:, None]
     tilted = tilted / (1 + 2 * tilted)  # [..., T, D]: the l_i t of Q under the weight exp(-t Q)
-    top = tilted.max(axis=-1, keepdims=True)  # taken out, so that no power of it underflows
+    # Taken out, so that no power of it underflows; the result does not depend on it.
+    top = jax.lax.stop_gradient(tilted.max(axis=-1, keepdims=True))
     # Moments E[(tQ)^n exp(-tQ)] / E[exp(-tQ)] from cumulants k_j = 2^(j-1) (j-1)! sum_i tilted^j.
     cumulants = [
         2.0 ** (j - 1) * float(math.factorial(j - 1)) * ((tilted / top) ** j).sum(axis=-1)

@@ -14,6 +14,10 @@ from flows.divergences.estimate import Estimate
 from flows.divergences.gaussians import gaussian_pair, same_event_shape
 from flows.divergences.supports import log_prob
 
+FAMILIES = (
+    distrax.MultivariateNormalFromBijector, tfd.MultivariateNormalLinearOperator,
+    tfd.Gumbel, tfd.LogNormal, tfd.LogitNormal, tfd.Moyal, tfd.Weibull,
+)  # fmt: skip
 METHODS = ("auto", "closed_form", "monte_carlo", "control_variate", "rao_blackwell")
 
 
@@ -68,7 +72,8 @@ def kl(
 
     Cost: one `sample_and_log_prob` of p and one `log_prob` of q. It may be called inside `jit` and
     differentiated: draws follow the parameters of p or, where they cannot (mixtures, integers),
-    are weighted by the score.
+    are weighted by the score. A support whose ends depend on the parameters, as that of a uniform,
+    gives no right derivative by draws.
 
     Example:
         >>> import distrax, jax
@@ -171,21 +176,22 @@ def _closed_entropy(p: Any) -> jax.Array | None:
 
 def _bases_below_one_bijector(p: Any, q: Any) -> tuple[Any, Any] | None:
     """The bases of p and q if both are pushed forward by one and the same bijector object."""
-    if getattr(p, "bijector", None) is None or p.bijector is not getattr(q, "bijector", None):
+    if not all(isinstance(getattr(d, "bijector", None), distrax.Bijector) for d in (p, q)):
         return None
     first, second = (d.base if hasattr(d, "base") else d.distribution for d in (p, q))
-    return (first, second) if first.event_shape == second.event_shape else None
+    whole = first.event_shape == second.event_shape == p.event_shape
+    return (first, second) if whole and p.bijector is q.bijector else None
 
 
 def _is_pushforward(dist: Any) -> bool:
-    """Whether a bijector is at work anywhere in `dist`, normal distributions in disguise aside."""
-    normals = (distrax.MultivariateNormalFromBijector, tfd.MultivariateNormalLinearOperator)
-    if isinstance(dist, normals):
+    """Whether a bijector is at work anywhere in `dist`, families with rules of their own aside."""
+    if isinstance(dist, FAMILIES):
         return False
     if hasattr(dist, "bijector"):
         return True
-    inner = getattr(dist, "distribution", None)
-    return inner is not None and _is_pushforward(inner)
+    parts = [getattr(dist, name, ()) for name in ("distribution", "distributions")]
+    is_part = lambda part: hasattr(part, "log_prob")
+    return any(map(_is_pushforward, filter(is_part, jax.tree.leaves(parts, is_leaf=is_part))))
 
 
 def _control(log_r: jax.Array) -> jax.Array:
@@ -215,5 +221,9 @@ def _rao_blackwell(
             "affine autoregressive layers in one order, such as maf(num_layers=1); not known for "
             f"{p.name} and {q.name}."
         ) from None
-    per_coordinate = kl(*given_before).value
+    first, second = (
+        gaussians.Gaussian(normal.loc[..., None], normal.scale[..., None], True)
+        for normal in given_before
+    )
+    per_coordinate = gaussians.kl(first, second)
     return Estimate.from_draws(weight * per_coordinate.sum(axis=-1), "rao_blackwell", groups)

@@ -115,16 +115,23 @@ def _variational_upper_bound(p: _Mixture, q: _Mixture) -> jax.Array:
     log_pi, log_omega = p.log_weights[..., :, None], q.log_weights[..., None, :]
     divergence = _kl(p, q)
 
+    def log_psi_of(log_phi: jax.Array) -> jax.Array:
+        return log_omega + log_phi - _log_total(log_phi, axis=-2)
+
     def round_(log_phi: jax.Array, _: None) -> tuple[jax.Array, None]:
-        log_psi = log_omega + log_phi - logsumexp(log_phi, axis=-2, keepdims=True)
-        joint = log_psi - divergence
-        return log_pi + joint - logsumexp(joint, axis=-1, keepdims=True), None
+        joint = log_psi_of(log_phi) - divergence
+        return log_pi + joint - _log_total(joint, axis=-1), None
 
     log_phi, _ = jax.lax.scan(round_, log_pi + log_omega - 0 * divergence, length=ITERATIONS)
-    log_psi = log_omega + log_phi - logsumexp(log_phi, axis=-2, keepdims=True)
-    phi = jnp.exp(log_phi)
-    terms = jnp.where(phi > 0, phi * (log_phi - log_psi + divergence), 0.0)
-    return terms.sum(axis=(-2, -1))
+    empty = log_phi == -jnp.inf
+    gap = jnp.where(empty, 0.0, log_phi) - jnp.where(empty, 0.0, log_psi_of(log_phi))
+    return (jnp.exp(log_phi) * (gap + divergence)).sum(axis=(-2, -1))
+
+
+def _log_total(log_terms: jax.Array, axis: int) -> jax.Array:
+    """The log of a sum, and 0 where all terms are 0."""
+    total = logsumexp(log_terms, axis=axis, keepdims=True)
+    return jnp.where(total == -jnp.inf, 0.0, total)
 
 
 def _lower_bound(p: _Mixture, q: _Mixture) -> jax.Array:

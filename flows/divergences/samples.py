@@ -327,7 +327,8 @@ def _discrepancy(
 def _gap(kernel: jax.Array, is_x: jax.Array) -> jax.Array:
     """For each point the mean kernel with others of its kind less that with the other kind."""
     n, m = is_x.sum(), (1 - is_x).sum()
-    to_x, to_y = kernel @ is_x, kernel @ (1 - is_x)
+    product = lambda labels: jnp.matmul(kernel, labels, precision=jax.lax.Precision.HIGHEST)
+    to_x, to_y = product(is_x), product(1 - is_x)
     return jnp.where(is_x > 0, to_x / (n - 1) - to_y / m, to_y / (m - 1) - to_x / n)
 
 

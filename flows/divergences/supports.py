@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 POSITIVE = {
-    "Chi", "Chi2", "Exponential", "Gamma", "GeneralizedGamma", "InverseGamma", "InverseGaussian",
-    "LogLogistic", "LogNormal", "Weibull",
+    "BetaQuotient", "Chi", "Chi2", "Exponential", "Gamma", "GammaGamma", "GeneralizedGamma",
+    "InverseGamma", "InverseGaussian", "LogLogistic", "LogNormal", "NoncentralChi2", "Weibull",
 }  # fmt: skip
 UNIT = {"Beta", "Kumaraswamy", "LogitNormal"}
 
@@ -38,6 +38,10 @@ def _outside(dist: Any, x: jax.Array) -> jax.Array | None:
         return x < 0
     if name in UNIT:
         return (x < 0) | (x > 1)
+    if name == "GeneralizedPareto":
+        return x < dist.loc
+    if name == "Multinomial":
+        return x.sum(axis=-1) != dist.total_count
     if name == "Dirichlet":
         return (x < 0).any(axis=-1) | (jnp.abs(x.sum(axis=-1) - 1) > 1e-3)
     return None

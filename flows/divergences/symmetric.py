@@ -13,6 +13,7 @@ which of the two a draw came from.
 """
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -122,8 +123,8 @@ def renyi(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
     pair = gaussian_pair(p, q)
     if pair is not None:
         return Estimate.exact(gaussians.renyi(*pair, order))
-    return _integral_of_powers(p, q, order, **kwargs).transform(
-        lambda z: jnp.log(z) / (order - 1), lambda z: 1 / (z * (order - 1))
+    return _log_integral_of_powers(p, q, order, **kwargs).transform(
+        lambda log_z: log_z / (order - 1), lambda log_z: jnp.ones_like(log_z) / (order - 1)
     )
 
 
@@ -147,8 +148,8 @@ def alpha(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
     if gaussian_pair(p, q) is not None:
         exponent = (order - 1) * renyi(p, q, order).value
         return Estimate.exact(jnp.expm1(exponent) / scale)
-    return _integral_of_powers(p, q, order, **kwargs).transform(
-        lambda z: (z - 1) / scale, lambda z: jnp.ones_like(z) / scale
+    return _log_integral_of_powers(p, q, order, **kwargs).transform(
+        lambda log_z: jnp.expm1(log_z) / scale, lambda log_z: jnp.exp(log_z) / scale
     )
 
 
@@ -177,32 +178,45 @@ def hellinger(p: Any, q: Any, **kwargs: Any) -> Estimate:
     return squared.transform(root, lambda h: 0.5 / root(h))
 
 
-def _mean_over_both(
+def _mean_over_both(p: Any, q: Any, f: Callable[[jax.Array], jax.Array], **kwargs: Any) -> Estimate:
+    sides = _both_sides(p, q, **kwargs)
+    first, second = (Estimate.from_draws(weight * f(t), groups=n) for t, weight, n in sides)
+    return (first + second).transform(lambda v: v / 2, lambda v: 0.5 * jnp.ones_like(v))
+
+
+def _both_sides(
     p: Any,
     q: Any,
-    f: Callable[[jax.Array], jax.Array],
     *,
     key: jax.Array | None = None,
     num_samples: int = 10_000,
     sampling: str = "independent",
-) -> Estimate:
+) -> list[tuple[jax.Array, jax.Array, int]]:
+    """T = log p - log q at draws from p and at draws from q, their weights and groups."""
     same_event_shape(p, q)
     keys = (None, None) if key is None else jax.random.split(_checks.prng_key("key", key))
     half = max(2, (_checks.positive_int("num_samples", num_samples) + 1) // 2)
     x, log_p, weight, groups = draw(p, q, keys[0], half, sampling)
-    first = Estimate.from_draws(weight * f(log_p - log_prob(q, x)), groups=groups)
+    of_p = (log_p - log_prob(q, x), weight, groups)
     x, log_q, weight, groups = draw(q, p, keys[1], half, sampling)
-    second = Estimate.from_draws(weight * f(log_prob(p, x) - log_q), groups=groups)
-    return (first + second).transform(lambda v: v / 2, lambda v: 0.5 * jnp.ones_like(v))
+    return [of_p, (log_prob(p, x) - log_q, weight, groups)]
 
 
-def _integral_of_powers(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
-    """The integral of p^a q^(1-a)."""
-
-    def power(t: jax.Array) -> jax.Array:
-        return 2 * jnp.exp(_times(order, log_sigmoid(t)) + _times(1 - order, log_sigmoid(-t)))
-
-    return _mean_over_both(p, q, power, **kwargs)
+def _log_integral_of_powers(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
+    """The log of the integral of p^a q^(1-a); nothing in it over- or underflows."""
+    sides = [
+        (_times(order, log_sigmoid(t)) + _times(1 - order, log_sigmoid(-t)), weight, n)
+        for t, weight, n in _both_sides(p, q, **kwargs)
+    ]
+    highest = jax.lax.stop_gradient(
+        jnp.maximum(*(log_power.max(axis=0) for log_power, *_ in sides))
+    )
+    highest = jnp.where(jnp.isfinite(highest), highest, 0.0)
+    first, second = (
+        Estimate.from_draws(weight * jnp.exp(log_power - highest), groups=n)
+        for log_power, weight, n in sides
+    )
+    return (first + second).transform(lambda z: jnp.log(z) + highest, lambda z: 1 / z)
 
 
 def _times(a: Any, b: jax.Array) -> jax.Array:
@@ -211,5 +225,5 @@ def _times(a: Any, b: jax.Array) -> jax.Array:
 
 
 def _require_order(order: float) -> None:
-    if isinstance(order, bool) or not isinstance(order, int | float) or not 0 < order < math.inf:
+    if isinstance(order, bool) or not isinstance(order, numbers.Real) or not 0 < order < math.inf:
         raise ValueError(f"order must be a positive number, got {order!r}.")
