@@ -80,6 +80,16 @@ def table(
     return jnp.asarray(kept)
 
 
+def two_tables(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
+    """Returns draws x [N, D] and y [M, D] as `table` does; at least two of each."""
+    x = table("x", x)
+    y = table("y", y, x.shape[1])
+    for name, value in (("x", x), ("y", y)):
+        if len(value) < 2:
+            raise ValueError(f"{name} must have at least 2 rows, got {len(value)}.")
+    return x, y
+
+
 def table_on_disk(
     name: str, array: np.ndarray, num_columns: int | None = None, *, integers: bool = False
 ) -> None:

@@ -164,7 +164,7 @@ def test_one_bijector_under_two_bases_has_a_closed_form():
 
 @pytest.mark.parametrize("sampling", ["independent", "antithetic", "sobol"])
 @pytest.mark.parametrize("method", ["monte_carlo", "control_variate"])
-@pytest.mark.parametrize("far", [1.0, 8.0])
+@pytest.mark.parametrize("far", [1.0, pytest.param(8.0, marks=pytest.mark.slow)])
 def test_all_estimators_find_the_value(method, sampling, far):
     p = flows.DiagonalNormal(2)
     q = distrax.MultivariateNormalDiag(jnp.array([0.2, -0.1]) * far, jnp.array([1.2, 0.9]))

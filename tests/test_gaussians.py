@@ -270,6 +270,9 @@ def test_generalized_gaussians_of_shape_one_are_gaussians_and_batch_and_differen
 
 UPPER = ["variational_upper_bound", "upper_bound", "convexity_upper_bound"]
 APPROXIMATE = ["matching", "unscented", "product", "variational", "mean_of_bounds"]
+QUICK = ["variational_upper_bound", "unscented", "lower_bound"]
+REST = sorted({*UPPER, *APPROXIMATE} - {*QUICK})
+EACH_METHOD = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in REST)]
 
 
 def mixture(rng, size, count, spread=2.0, batch=()):
@@ -337,7 +340,7 @@ def test_methods_against_formulas_in_one_dimension():
     assert np.isnan(mixture_kl(p, q, "variational").standard_error)
 
 
-@pytest.mark.parametrize("method", [*UPPER, *APPROXIMATE, "lower_bound"])
+@pytest.mark.parametrize("method", EACH_METHOD)
 def test_mixtures_batch_jit_and_differentiate(method):
     rng = np.random.default_rng(0)
     p, q = mixture(rng, 2, 3, batch=(4,)), mixture(rng, 2, 2)
@@ -358,7 +361,7 @@ def test_mixtures_batch_jit_and_differentiate(method):
     )
 
 
-@pytest.mark.parametrize("method", [*UPPER, *APPROXIMATE, "lower_bound"])
+@pytest.mark.parametrize("method", EACH_METHOD)
 def test_components_of_weight_zero_do_not_count(method):
     def of(weights, locs):
         return distrax.MixtureSameFamily(

@@ -3,20 +3,14 @@
 The README of this folder says which function to use when.
 """
 
+from flows.divergences.discrepancy import energy_distance, mmd
 from flows.divergences.estimate import Estimate
 from flows.divergences.gaussians import as_gaussian, wasserstein2
 from flows.divergences.generalized_gaussians import generalized_gaussian_kl
 from flows.divergences.histograms import histogram_js, histogram_kl, pairwise_kl
 from flows.divergences.kl import cross_entropy, entropy, kl, reverse
 from flows.divergences.mixtures import mixture_kl
-from flows.divergences.samples import (
-    c2st,
-    energy_distance,
-    frechet_distance,
-    knn_kl,
-    mmd,
-    sliced_wasserstein,
-)
+from flows.divergences.samples import c2st, frechet_distance, knn_kl, sliced_wasserstein
 from flows.divergences.symmetric import (
     alpha,
     bhattacharyya,
