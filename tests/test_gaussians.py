@@ -286,7 +286,9 @@ def mixture(rng, size, count, spread=2.0, batch=()):
     )
 
 
-@pytest.mark.parametrize("size", [1, 2, 5, 10])
+@pytest.mark.parametrize(
+    "size", [1, 10, *(pytest.param(d, marks=pytest.mark.slow) for d in (2, 5))]
+)
 def test_bounds_bracket_the_value(size):
     rng = np.random.default_rng(size)
     for _ in range(3):
