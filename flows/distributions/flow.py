@@ -112,8 +112,8 @@ class Flow(Distribution):
     def conditionals(self, value: jax.Array) -> distrax.Normal:
         """p(x_i | x_0 .. x_{i-1}) of each coordinate at points, where they are normal.
 
-        They are where all layers are affine and autoregressive in the order of the coordinates:
-        flows of one layer with the order "natural" to it, and what stands before and behind them.
+        They are where all layers are affine and autoregressive in the order of the coordinates, as
+        in `flows.maf(..., num_layers=1)`; the noise may be permuted, and the data whitened.
 
         Args:
             value: Points [..., event_size], broadcast against `batch_shape`.

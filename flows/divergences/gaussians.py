@@ -99,22 +99,16 @@ def _(dist: Any) -> Gaussian:
 
 
 def gaussian_pair(p: Any, q: Any) -> tuple[Gaussian, Gaussian] | None:
-    """Both as Gaussians of one shape [*batch, D], or None if one of them is not a Gaussian.
-
-    Two diagonal ones come as D Gaussians of one coordinate each, [*batch, D, 1]: everything
-    computed here is a sum over independent coordinates.
+    """Both as Gaussians, or None if one of them is not.
 
     Raises:
-        ValueError: The factor of a covariance is singular or not finite.
+        ValueError: The factor of a covariance is singular or not finite, or a mean is not finite.
     """
-    pair = as_gaussian(p), as_gaussian(q)
-    for name, gaussian in zip("pq", pair, strict=True):
+    first, second = as_gaussian(p), as_gaussian(q)
+    for name, gaussian in (("p", first), ("q", second)):
         if gaussian is not None:
             require_positive(name, gaussian)
-    first, second = pair
-    if first is None or second is None:
-        return None
-    return first, second
+    return None if first is None or second is None else (first, second)
 
 
 def kl(p: Gaussian, q: Gaussian) -> jax.Array:
