@@ -25,8 +25,6 @@ from peers import (
 from timing import alternate
 from tqdm import tqdm
 
-from flows.bijectors.fixed_point import choose
-
 SIZES = ((2, 64), (8, 128), (43, 512), (64, 512), (128, 1024), (784, 1568))
 BATCHES = (1, 256, 1000)
 LAYERS = (1, 5)
@@ -57,8 +55,6 @@ def measure(size: int, width: int, batch: int, num_layers: int) -> dict:
         "ours, naive": ours(naive, batch, x, only=kinds),
         "ours, autodiff": autodiff,
     }
-    if choose("auto", batch, size) == "jacobi":
-        calls["ours, blocked"] = ours(blocked, batch, x, only=kinds)
     # All but ours take a pass for each coordinate: guess how long before making the call.
     expected = {
         name: size * parallel["log_prob"].get(name, parallel["log_prob"]["ours"])["median_ms"] / 1e3
@@ -147,7 +143,7 @@ def table_of_others(rows: list[dict]) -> str:
 
 def _ratio(row: dict, above: tuple[str, str], below: tuple[str, str]) -> str:
     if below[1] not in row[below[0]]:
-        below = below[0], "ours"  # "auto" is "blocked" there
+        below = below[0], "ours"  # which is "blocked"
     if above[1] not in row[above[0]]:
         return "-"
     value = row[above[0]][above[1]]["median_ms"] / row[below[0]][below[1]]["median_ms"]

@@ -10,6 +10,8 @@ import numpy as np
 
 from flows import _disk
 
+STEPS_KEPT = 350  # of rounding, in the range of a column: fewer spoil it
+
 
 def positive_int(name: str, value: Any) -> int:
     """Returns `value` as an int, or raises if it is not a whole number of at least 1."""
@@ -29,6 +31,14 @@ def floats(value: Any) -> jax.Array:
 def is_concrete(value: Any) -> bool:
     """Whether the numbers in `value` are known, and not those of a program being traced."""
     return not isinstance(value, jax.core.Tracer)
+
+
+def at_most(size: Any, limit: int) -> bool:
+    """Whether a size is at most `limit`; a symbolic one (`jax.export`) stands for a large one."""
+    try:
+        return bool(size <= limit)
+    except jax.errors.InconclusiveDimensionOperation:
+        return False
 
 
 def one_of(name: str, value: Any, options: Collection[str]) -> Any:
@@ -57,7 +67,12 @@ def pair(name: str, value: Any) -> tuple[Any, Any]:
 
 
 def table(
-    name: str, value: Any, num_columns: int | None = None, *, integers: bool = False
+    name: str,
+    value: Any,
+    num_columns: int | None = None,
+    *,
+    integers: bool = False,
+    constants: bool = True,
 ) -> jax.Array:
     """Returns `value` as a finite floating-point array [rows, columns], or raises.
 
@@ -66,18 +81,55 @@ def table(
         value: Anything `numpy.asarray` understands.
         num_columns: The number of columns needed, if it is known.
         integers: Whether integers and bools are welcome (as in a context) and converted.
+        constants: Whether columns that hold one value only are welcome.
 
     Raises:
         TypeError: The values are not floating-point numbers.
-        ValueError: Wrong rank, no rows, wrong number of columns, or NaN or infinite values.
+        ValueError: Wrong rank, no rows, wrong number of columns, unwelcome constant columns, or
+            NaN or infinite values.
     """
     array = np.asarray(value)
+    inspect_table(name, array, num_columns, integers=integers, constants=constants)
+    return jnp.asarray(array.astype(jnp.result_type(float)))
+
+
+def inspect_table(
+    name: str,
+    array: np.ndarray,
+    num_columns: int | None = None,
+    *,
+    integers: bool = False,
+    constants: bool = True,
+) -> np.ndarray:
+    """As `table`, but reads the array, perhaps on disk, a block at a time and leaves it there.
+
+    Returns:
+        Which columns are constant [columns].
+    """
     _require_table(name, array, num_columns, integers)
-    with np.errstate(over="ignore"):
-        kept = array.astype(jnp.result_type(float))  # what overflows here is reported below
-    finite(name, kept)
-    _warn_of_lost_digits(name, array, kept)
-    return jnp.asarray(kept)
+    dtype = jnp.result_type(float)
+    low, high = np.full(array.shape[1], np.inf), np.full(array.shape[1], -np.inf)
+    rounded = np.zeros(array.shape[1], bool)
+    num_bad = 0
+    for first, block in _disk.blocks(array):
+        with np.errstate(over="ignore"):
+            kept = block.astype(dtype)  # what overflows here is reported below
+        bad = ~np.isfinite(kept)
+        if not num_bad and bad.any():
+            first_bad = first + int(bad.any(axis=1).argmax())
+        num_bad += int(bad.sum())
+        low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+        rounded |= (kept != block).any(axis=0)
+    if num_bad:
+        _raise_non_finite(name, num_bad, first_bad, dtype)
+    _warn_of_lost_digits(name, low, high, rounded)
+    constant = low.astype(dtype) == high.astype(dtype)
+    if constant.any() and not constants:
+        raise ValueError(
+            f"{name} is constant in column {constant.argmax()} ({constant.sum()} such columns): "
+            "it has no density. Drop these columns."
+        )
+    return constant
 
 
 def two_tables(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
@@ -90,74 +142,71 @@ def two_tables(x: Any, y: Any) -> tuple[jax.Array, jax.Array]:
     return x, y
 
 
-def table_on_disk(
-    name: str, array: np.ndarray, num_columns: int | None = None, *, integers: bool = False
-) -> None:
-    """As `table` and `not_constant` for an array larger than memory, read a block at a time."""
-    _require_table(name, array, num_columns, integers)
-    low, high = np.full(array.shape[1], np.inf), np.full(array.shape[1], -np.inf)
-    for first, block in _disk.blocks(array):
-        with np.errstate(over="ignore"):
-            kept = block.astype(jnp.result_type(float))
-        finite(name, kept, first)
-        if not first:
-            _warn_of_lost_digits(name, block, kept)
-        low, high = np.minimum(low, kept.min(axis=0)), np.maximum(high, kept.max(axis=0))
-    not_constant(name, np.stack([low, high]))
-
-
 def _require_table(name: str, array: np.ndarray, num_columns: int | None, integers: bool) -> None:
-    whole = array.dtype == bool or jnp.issubdtype(array.dtype, jnp.integer)
-    if not (jnp.issubdtype(array.dtype, jnp.floating) or (integers and whole)):
+    numbers(name, array)
+    if not (integers or jnp.issubdtype(array.dtype, jnp.floating)):
         raise TypeError(
             f"{name} must hold floating-point numbers, got dtype {array.dtype}. A density over "
             "integers has no upper bound: convert with .astype(float), and add noise to counts "
             "(`flows.fit` does, with dequantize=True)."
         )
     if array.ndim != 2:
-        raise ValueError(f"{name} must have shape [rows, columns], got shape {array.shape}.")
+        advice = f": for one column pass {name}[:, None]" if array.ndim == 1 else ""
+        raise ValueError(
+            f"{name} must have shape [rows, columns], got shape {array.shape}{advice}."
+        )
     if num_columns is not None and array.shape[1] != num_columns:
         raise ValueError(f"{name} must have {num_columns} columns, got shape {array.shape}.")
     if not array.shape[0]:
         raise ValueError(f"{name} is empty: its shape is {array.shape}.")
 
 
-def _warn_of_lost_digits(name: str, array: np.ndarray, kept: np.ndarray) -> None:
-    """Warns of columns whose variation is lost to rounding in `kept`."""
-    if kept.dtype == array.dtype or not jnp.issubdtype(array.dtype, jnp.floating):
-        return
-    spread = np.std(array, axis=0, dtype=np.float64)
-    step = np.spacing(np.abs(kept).max(axis=0)).astype(np.float64)
-    coarse = np.flatnonzero((spread > 0) & (spread < 100 * step))
+def numbers(name: str, array: np.ndarray) -> None:
+    """Raises unless the dtype of `array` is that of real numbers or bools."""
+    real = (jnp.floating, jnp.integer, jnp.bool_)
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in real):
+        raise TypeError(
+            f"{name} must hold floating-point numbers, got dtype {array.dtype}: encode text, dates "
+            "and the like as numbers or drop them first, then convert with .astype(float)."
+        )
+
+
+def warn_of_lost_digits(name: str, array: np.ndarray) -> None:
+    """Warns of columns of `array` [rows, columns] whose variation is lost to rounding."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        rounded = (array.astype(jnp.result_type(float)) != array).any(axis=0)
+        _warn_of_lost_digits(name, array.min(axis=0), array.max(axis=0), rounded)
+
+
+def _warn_of_lost_digits(name: str, low: np.ndarray, high: np.ndarray, rounded: np.ndarray) -> None:
+    """Warns of columns between `low` and `high` that are `rounded`, and to few values."""
+    dtype = jnp.result_type(float)
+    low, high = low.astype(np.float64), high.astype(np.float64)
+    step = np.spacing(np.maximum(abs(low), abs(high)).astype(dtype)).astype(np.float64)
+    coarse = np.flatnonzero(rounded & (low < high) & (high - low < STEPS_KEPT * step))
     if coarse.size:
+        column = coarse[0]
         warnings.warn(
-            f"{name} column {coarse[0]} varies by {spread[coarse[0]]:.3g} only, and {kept.dtype} "
-            f"keeps steps of {step[coarse[0]]:.3g} there ({coarse.size} such columns): subtract "
-            "an offset first, or set jax_enable_x64.",
-            stacklevel=4,
+            f"{name} column {column} varies by {high[column] - low[column]:.3g} only, and {dtype} "
+            f"keeps steps of {step[column]:.3g} there ({coarse.size} such columns): subtract an "
+            "offset first, or set jax_enable_x64.",
+            stacklevel=5,
         )
 
 
-def not_constant(name: str, array: Any) -> None:
-    """Raises if a column of `array` [rows, columns] holds one value only."""
-    array = np.asarray(array)
-    constant = np.flatnonzero(array.max(axis=0) == array.min(axis=0))
-    if constant.size:
-        raise ValueError(
-            f"{name} is constant in column {constant[0]} ({constant.size} such columns): it has no "
-            "density. Drop these columns."
-        )
-
-
-def finite(name: str, array: np.ndarray, first_row: int = 0) -> None:
+def finite(name: str, array: np.ndarray) -> None:
     """Raises if `array` [rows, ...] has NaN or infinite entries, and says how many and where."""
     bad = ~np.isfinite(array)
     if bad.any():
-        first = first_row + int(np.nonzero(bad.reshape(len(array), -1).any(axis=1))[0][0])
-        raise ValueError(
-            f"{name} has {int(bad.sum())} non-finite values (NaN or inf as {array.dtype}); "
-            f"the first is in row {first}."
-        )
+        first = int(bad.reshape(len(array), -1).any(axis=1).argmax())
+        _raise_non_finite(name, int(bad.sum()), first, array.dtype)
+
+
+def _raise_non_finite(name: str, number: int, first: int, dtype: Any) -> None:
+    raise ValueError(
+        f"{name} has {number} non-finite values (NaN or inf as {dtype}); "
+        f"the first is in row {first}."
+    )
 
 
 def same_length(name: str, array: Any, x_name: str, x: Any) -> None:

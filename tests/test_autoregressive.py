@@ -207,11 +207,17 @@ def test_jacobi_stops_as_soon_as_nothing_moves_and_is_exact_after_d_sweeps(matri
     assert len(calls) == sweeps
 
 
-def test_auto_is_jacobi_only_for_a_handful_of_numbers():
-    assert fixed_point.choose("auto", 1, 8) == "jacobi"
-    assert fixed_point.choose("auto", 1000, 2) == "blocked"
-    assert fixed_point.choose("auto", 1, 64) == "blocked"
-    assert fixed_point.choose("jacobi", 1000, 64) == "jacobi"
+def test_auto_takes_the_substitution_also_for_points_under_vmap():
+    flow = flows.iaf(8, num_layers=2, hidden_sizes=(16,), rngs=nnx.Rngs(0))
+    program = str(jax.make_jaxpr(jax.vmap(flow.log_prob))(jnp.ones((1000, 8))))
+    assert "while[" not in program  # of Jacobi's sweeps
+
+
+def test_all_orders_of_derivatives_of_a_whole_flow_at_one_point():
+    flow = perturbed(flows.iaf(3, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0)))
+    x = jnp.array([[0.3, -0.2, 0.5], [1.0, 0.0, -1.0]])
+    by_reverse = jax.vmap(jax.jacrev(jax.grad(flow.log_prob)))(x)
+    np.testing.assert_allclose(by_reverse, jax.vmap(jax.hessian(flow.log_prob))(x), atol=1e-4)
 
 
 def test_program_grows_with_the_root_of_the_event_and_not_with_the_layers():

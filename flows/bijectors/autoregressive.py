@@ -8,7 +8,7 @@ from flax import nnx
 
 from flows import _checks
 from flows.bijectors.base import Bijector
-from flows.bijectors.fixed_point import METHODS, choose, inverse_parameters
+from flows.bijectors.fixed_point import METHODS, inverse_parameters
 from flows.bijectors.transformers import Affine, Transformer, require_transformer
 from flows.conditioners import MaskedMLP
 
@@ -36,9 +36,8 @@ class MaskedAutoregressive(Bijector):
         residual: Whether the network's hidden layers are residual.
         activation: The network's activation: "relu", "gelu", "silu" or "tanh".
         inverse: How the inverse is computed. "blocked" is forward substitution; "jacobi" repeats
-            forward passes until nothing moves, at most D of them; "auto" takes "jacobi" for a
-            handful of numbers (points times D at most 8), else "blocked". Kept as the attribute
-            `inverse_`.
+            forward passes until nothing moves, at most D of them; "auto" is "blocked". Kept as
+            the attribute `inverse_`.
         rngs: Source of the initial weights.
 
     Example:
@@ -98,8 +97,7 @@ class MaskedAutoregressive(Bijector):
                 context = jnp.broadcast_to(context, (*y.shape[:-1], context.shape[-1]))
             context = context.reshape(-1, context.shape[-1])
         points = y.reshape(-1, self.event_size)
-        method = choose(self.inverse_, *points.shape)
-        theta = inverse_parameters(method, network, transformer, points, context)
+        theta = inverse_parameters(self.inverse_, network, transformer, points, context)
         x, log_det = transformer.inverse_and_log_det(
             y, theta.reshape(*y.shape, transformer.num_params)
         )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flows import _checks
+from flows.bijectors.compiled import compiled
 
 
 class Buffer(nnx.Variable):
@@ -35,7 +36,8 @@ class Bijector(nnx.Module, distrax.Bijector):
     - a layer that learns starts at or near the identity.
 
     Subclasses implement `_forward_and_log_det(x, context)` and `_inverse_and_log_det(y, context)`;
-    the public methods check shapes first.
+    the public methods check shapes first, and are compiled. A bijector made of others calls theirs
+    without the check, and says what `batch_shape` its parts have.
 
     Args:
         event_size: Size of the vectors.
@@ -48,6 +50,11 @@ class Bijector(nnx.Module, distrax.Bijector):
         self.context_size = (
             None if context_size is None else _checks.positive_int("context_size", context_size)
         )
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch shape of the contexts bound in it; () without one."""
+        return ()
 
     @abc.abstractmethod
     def _forward_and_log_det(
@@ -77,12 +84,20 @@ class Bijector(nnx.Module, distrax.Bijector):
             ValueError: The last axis of `x` or `context` has the wrong size, or a context is
                 missing where one is needed or given where none is used.
         """
-        return self._forward_and_log_det(*self._check("x", x, context))
+        return self._forward(jnp.asarray(x), None if context is None else jnp.asarray(context))
 
     def inverse_and_log_det(
         self, y: jax.Array, context: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Computes x = f^-1(y; context) and log|det J(f^-1)(y)|; see `forward_and_log_det`."""
+        return self._inverse(jnp.asarray(y), None if context is None else jnp.asarray(context))
+
+    @compiled
+    def _forward(self, x: jax.Array, context: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        return self._forward_and_log_det(*self._check("x", x, context))
+
+    @compiled
+    def _inverse(self, y: jax.Array, context: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         return self._inverse_and_log_det(*self._check("y", y, context))
 
     def forward(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
@@ -105,7 +120,6 @@ class Bijector(nnx.Module, distrax.Bijector):
         self, name: str, x: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
         """Checks sizes and broadcasts x to the batch shape it shares with the context."""
-        x = jnp.asarray(x)
         if x.ndim < 1 or x.shape[-1] != self.event_size:
             raise ValueError(
                 f"{name} must have shape [..., {self.event_size}] for {self.name}, "
@@ -116,7 +130,6 @@ class Bijector(nnx.Module, distrax.Bijector):
         _checks.context_wanted("context", context is not None, self.context_size)
         if context is None:
             return x, None
-        context = jnp.asarray(context)
         if context.ndim < 1 or context.shape[-1] != self.context_size:
             raise ValueError(
                 f"context must have shape [..., {self.context_size}] for {self.name}, "

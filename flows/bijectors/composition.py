@@ -41,12 +41,17 @@ class Chain(Bijector):
         super().__init__(event_sizes.pop(), context_sizes.pop() if context_sizes else None)
         self.bijectors = nnx.List(bijectors)
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """That which the parts share."""
+        return jnp.broadcast_shapes(*(bijector.batch_shape for bijector in self.bijectors))
+
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         log_det = jnp.zeros(x.shape[:-1], x.dtype)
         for bijector in reversed(self.bijectors):
-            x, term = bijector.forward_and_log_det(x, _context_for(bijector, context))
+            x, term = bijector._forward_and_log_det(x, _context_for(bijector, context))
             log_det = log_det + term
         return x, log_det
 
@@ -55,7 +60,7 @@ class Chain(Bijector):
     ) -> tuple[jax.Array, jax.Array]:
         log_det = jnp.zeros(y.shape[:-1], y.dtype)
         for bijector in self.bijectors:
-            y, term = bijector.inverse_and_log_det(y, _context_for(bijector, context))
+            y, term = bijector._inverse_and_log_det(y, _context_for(bijector, context))
             log_det = log_det + term
         return y, log_det
 
@@ -94,15 +99,22 @@ class Stack(Bijector):
         require_bijector("make_layer(rngs)", self.layers)
         super().__init__(self.layers.event_size, self.layers.context_size)
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """That of one layer."""
+        return jax.eval_shape(
+            lambda layers: jax.tree.map(lambda a: a[0], layers), self.layers
+        ).batch_shape
+
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        return self._scan(lambda layer, x: layer.forward_and_log_det(x, context), x, reverse=True)
+        return self._scan(lambda layer, x: layer._forward_and_log_det(x, context), x, reverse=True)
 
     def _inverse_and_log_det(
         self, y: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        return self._scan(lambda layer, y: layer.inverse_and_log_det(y, context), y, reverse=False)
+        return self._scan(lambda layer, y: layer._inverse_and_log_det(y, context), y, reverse=False)
 
     def _scan(self, apply, x: jax.Array, *, reverse: bool) -> tuple[jax.Array, jax.Array]:
         def step(carry, layer):
@@ -130,15 +142,20 @@ class Inverse(Bijector):
         super().__init__(bijector.event_size, bijector.context_size)
         self.bijector = bijector
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """That of the bijector inverted."""
+        return self.bijector.batch_shape
+
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        return self.bijector.inverse_and_log_det(x, context)
+        return self.bijector._inverse_and_log_det(x, context)
 
     def _inverse_and_log_det(
         self, y: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        return self.bijector.forward_and_log_det(y, context)
+        return self.bijector._forward_and_log_det(y, context)
 
 
 class Context(nnx.Variable):
@@ -160,6 +177,11 @@ class Conditioned(Bijector):
         bijector._check("x", jnp.zeros(bijector.event_size), context)
         self.bijector = bijector
         self.context = Context(context)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """The batch shape of the context."""
+        return jnp.broadcast_shapes(self.bijector.batch_shape, self.context.shape[:-1])
 
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None

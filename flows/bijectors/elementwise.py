@@ -58,15 +58,20 @@ class StandardizedContext(Bijector):
         self.loc = Buffer(loc)
         self.scale = Buffer(scale)
 
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        """That of the conditional bijector."""
+        return self.bijector.batch_shape
+
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        return self.bijector.forward_and_log_det(x, self.standardize(context))
+        return self.bijector._forward_and_log_det(x, self.standardize(context))
 
     def _inverse_and_log_det(
         self, y: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        return self.bijector.inverse_and_log_det(y, self.standardize(context))
+        return self.bijector._inverse_and_log_det(y, self.standardize(context))
 
     def standardize(self, context: jax.Array | None) -> jax.Array:
         """The context as the inner bijector sees it."""

@@ -28,17 +28,6 @@ from flows.conditioners.mlp import compress
 METHODS = ("auto", "blocked", "jacobi")
 
 
-def choose(method: str, num_points: int, event_size: int) -> str:
-    """What "auto" stands for: "jacobi" where even D passes are no slower than the substitution.
-
-    That is for a handful of numbers, D N <= 8, measured on a CPU. For few points (N <= 8) of any
-    size "jacobi" takes about half the time if it stops early, but up to six times if it does not.
-    """
-    if method == "auto":
-        return "jacobi" if num_points * event_size <= 8 else "blocked"
-    return method
-
-
 @partial(jax.custom_jvp, nondiff_argnums=(0,))
 @compute_in(None)  # an inverse is only as exact as its products
 def inverse_parameters(
@@ -51,7 +40,7 @@ def inverse_parameters(
     """The parameters [N, D, P] with which T maps the preimage of y [N, D] to y.
 
     Args:
-        method: "blocked" or "jacobi".
+        method: "blocked" or "auto", or "jacobi".
         network: The network theta.
         transformer: The univariate map T.
         y: Points, of the dtype of the network's weights.
@@ -68,7 +57,7 @@ def inverse_parameters(
         x_i, _ = transformer.inverse_and_log_det(coordinates[i], theta_i.T)
         return compress(x_i)[None], theta_i
 
-    return _points_first(substitution.solve(network, step, context, len(y)))
+    return _points_first(substitution.solve(network, step, context, y.shape[0]))
 
 
 @inverse_parameters.defjvp

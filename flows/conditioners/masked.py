@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from flows import _checks
 from flows.conditioners.mlp import MLP, product
 
 SPLIT_WIDTH, SPLIT_BATCH = 512, 64
@@ -81,7 +82,8 @@ class MaskedMLP(MLP):
     def linear(self, layer: int, x: jax.Array) -> jax.Array:
         """Applies the masked affine map of one layer."""
         mask = self.masks()[layer]
-        split = min(mask.shape) >= SPLIT_WIDTH and math.prod(x.shape[:-1]) >= SPLIT_BATCH
+        small = _checks.at_most(math.prod(x.shape[:-1]), SPLIT_BATCH - 1)
+        split = min(mask.shape) >= SPLIT_WIDTH and not small
         multiply = _masked_product(mask, num_parts=2 if split else 1)
         return multiply(x, self.layers[layer].kernel[...]) + self.layers[layer].offset()
 

@@ -44,9 +44,14 @@ def compute_in(dtype: Any) -> Iterator[None]:
         _compute_dtype.reset(token)
 
 
+def compute_dtype() -> Any:
+    """The dtype that `compute_in` has set, or None."""
+    return _compute_dtype.get()
+
+
 def product(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The product x @ kernel, made in the dtype of `compute_in` and accumulated in that of x."""
-    dtype = _compute_dtype.get()
+    dtype = compute_dtype()
     if dtype is None:
         return x @ kernel
     return jnp.matmul(x.astype(dtype), kernel.astype(dtype), preferred_element_type=x.dtype)

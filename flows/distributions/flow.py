@@ -4,10 +4,12 @@ from typing import Any
 
 import distrax
 import jax
+import jax.numpy as jnp
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from flows import _checks
 from flows.bijectors.base import Bijector, require_bijector
+from flows.bijectors.compiled import compiled
 from flows.bijectors.composition import Conditioned
 from flows.distributions.bases import Distribution
 from flows.distributions.conditionals import normal_conditionals
@@ -50,6 +52,8 @@ class Flow(Distribution):
                 f"base has event size {base.event_size} and bijector {bijector.event_size}; "
                 "they must be equal."
             )
+        if isinstance(base, Flow):
+            require_single("base", base)
         super().__init__(bijector.event_size)
         self.base = base
         self.bijector = bijector
@@ -62,9 +66,7 @@ class Flow(Distribution):
     @property
     def batch_shape(self) -> tuple[int, ...]:
         """() or, with a context bound by `condition`, the batch shape of the context."""
-        if isinstance(self.bijector, Conditioned):
-            return self.bijector.context.shape[:-1]
-        return ()
+        return self.bijector.batch_shape
 
     def condition(self, context: jax.Array) -> "Flow":
         """Binds a context.
@@ -93,6 +95,10 @@ class Flow(Distribution):
             ValueError: Wrong event size, or the flow waits for a context (see `condition`).
         """
         self._require_bound_context()
+        return self._log_prob(jnp.asarray(value))
+
+    @compiled
+    def _log_prob(self, value: jax.Array) -> jax.Array:
         z, log_det = self.bijector.inverse_and_log_det(value)
         return self.base.log_prob(z) + log_det
 
@@ -107,6 +113,10 @@ class Flow(Distribution):
             ValueError: Wrong event size, or the flow waits for a context.
         """
         self._require_bound_context()
+        return self._from_normals(jnp.asarray(noise))
+
+    @compiled
+    def _from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         return self._push(*self.base.from_normals(noise))
 
     def conditionals(self, value: jax.Array) -> distrax.Normal:
@@ -130,9 +140,11 @@ class Flow(Distribution):
         self._require_bound_context()
         return normal_conditionals(self.base, self.bijector, value)
 
+    @compiled(static=(1,))
     def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
         return self._sample_n_and_log_prob(key, n)[0]
 
+    @compiled(static=(1,))
     def _sample_n_and_log_prob(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
         self._require_bound_context()
         z, log_base = self.base.sample_and_log_prob(seed=key, sample_shape=(n, *self.batch_shape))
@@ -162,6 +174,12 @@ class Flow(Distribution):
 
 def require_flow(name: str, value: Any) -> None:
     """Raises unless `value` is a flow, whose parameters training can see."""
+    for attribute in ("flow", "student"):
+        if isinstance(getattr(value, attribute, None), Flow):
+            raise TypeError(
+                f"{name} must be a flows.Flow, got a {type(value).__name__}: pass "
+                f"result.{attribute}."
+            )
     if not isinstance(value, Flow):
         raise TypeError(
             f"{name} must be a flows.Flow, got {type(value).__module__}.{type(value).__name__}. "
