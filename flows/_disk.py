@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-BLOCK_ROWS = 2**16  # read at once where they lie side by side
+BLOCK_ROWS = 2**14  # read at once where they lie side by side
 PIECE_ROWS = 2**8  # where they are strewn: the system may map a megabyte around each
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 
 from flows import _checks
@@ -65,7 +64,9 @@ def maf(
         inverse: How the sequential direction is computed, "auto", "blocked" or "jacobi": see
             `flows.bijectors.MaskedAutoregressive`.
         standardize_with: Data [rows, event_size], or a pair (data, context): puts a fixed
-            whitening layer in front, so that data in raw units just work. None for none.
+            whitening layer in front, so that data in raw units just work. A `numpy.memmap` is
+            read a block at a time. Columns that take few values, such as counts, are taken with
+            the noise that `flows.fit(dequantize=True)` adds to them. None for none.
         rngs: Source of the initial weights, e.g. `nnx.Rngs(0)`.
 
     Returns:
@@ -225,10 +226,8 @@ def _standardized(bijector: Bijector, data: Any) -> Bijector:
     """Whitens the data, and standardises the context where one is given."""
     x, context = _checks.pair("standardize_with", data)
     if context is not None:
-        _checks.context_wanted("standardize_with[1]", True, bijector.context_size)
-        _checks.table("standardize_with[1]", context, bijector.context_size, integers=True)
-        loc, scale = column_moments("standardize_with[1]", np.asarray(context))
-        as_array = lambda moment: jnp.asarray(moment, jnp.result_type(float))
-        bijector = StandardizedContext(bijector, as_array(loc), as_array(scale))
-    _checks.table("standardize_with", x, bijector.event_size)
-    return Chain([whitening(np.asarray(x)), bijector])
+        name = "standardize_with[1]"
+        _checks.context_wanted(name, True, bijector.context_size)
+        loc, scale = column_moments(name, context, bijector.context_size)
+        bijector = StandardizedContext(bijector, loc, scale)
+    return Chain([whitening(x, bijector.event_size), bijector])

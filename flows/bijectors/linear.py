@@ -1,11 +1,13 @@
 """Affine maps of the whole vector."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flows import _checks
+from flows import _checks, _columns
 from flows.bijectors.base import Bijector, Buffer
 
 
@@ -74,19 +76,31 @@ class TriangularAffine(Bijector):
         return x.reshape(y.shape), jnp.broadcast_to(log_det, y.shape[:-1])
 
 
-def whitening(x: np.ndarray) -> TriangularAffine:
+def whitening(x: Any, event_size: int | None = None) -> TriangularAffine:
     """The fixed affine map from white noise to the mean and covariance of the rows of x.
 
+    Columns that take few values, such as counts, are taken with the uniform noise that
+    `flows.fit(dequantize=True)` adds to them: without it, one-hot columns have no inverse
+    covariance, and any noise would be blown up.
+
     Args:
-        x: Finite data [rows, event_size].
+        x: Finite data [rows, event_size], in memory or a `numpy.memmap`, read a block at a time.
+        event_size: The number of columns needed, if it is known.
 
     Raises:
-        ValueError: There are fewer than 2 rows, or a column is constant.
+        TypeError: x does not hold numbers.
+        ValueError: NaN or infinite values, a wrong shape, or a constant column.
     """
-    loc, scale = column_moments("standardize_with", x)
-    correlation = ((x - loc) / scale).T @ ((x - loc) / scale) / len(x)
+    x = np.asarray(x)
+    _checks.inspect_table("standardize_with", x, event_size, integers=True, constants=False)
+    loc, covariance = _columns.moments(x, lambda rows: rows.T @ rows)
+    steps = _columns.steps_between_values(x)
+    loc = loc + steps / 2
+    covariance = covariance + np.diag(steps**2 / 12)
+    scale = np.sqrt(np.diagonal(covariance))
     # Columns that repeat one another leave the correlation singular: a ridge of 1e-6 keeps the
     # map invertible in float32, and the layers behind it learn what it leaves.
+    correlation = covariance / np.outer(scale, scale)
     factor = np.linalg.cholesky(correlation + 1e-6 * np.eye(len(loc)))
     dtype = jnp.result_type(float)
     return TriangularAffine(
@@ -94,10 +108,11 @@ def whitening(x: np.ndarray) -> TriangularAffine:
     )
 
 
-def column_moments(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column of x, in float64; constant columns raise."""
-    x = np.asarray(x, dtype=np.float64)
-    if len(x) < 2:
-        raise ValueError(f"{name} must have at least 2 rows, got {len(x)}.")
-    _checks.not_constant(name, x)
-    return x.mean(axis=0), x.std(axis=0)
+def column_moments(name: str, context: Any, num_columns: int | None) -> tuple[jax.Array, jax.Array]:
+    """Mean and standard deviation of each column of a context; 1 for columns that are constant."""
+    context = np.asarray(context)
+    constant = _checks.inspect_table(name, context, num_columns, integers=True)
+    loc, variance = _columns.moments(context, lambda rows: np.square(rows).sum(axis=0))
+    dtype = jnp.result_type(float)
+    scale = np.sqrt(np.where(constant, 1.0, variance))
+    return jnp.asarray(loc, dtype), jnp.asarray(scale, dtype)

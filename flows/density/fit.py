@@ -84,9 +84,11 @@ def fit(
             and validated beside them; the better of the two is returned.
         dequantize: For columns that take few values, such as counts: the width of the uniform
             noise to add to each column, a number or one for each; True for the smallest step
-            between values in the columns that need it. `log_prob` is then that of x + noise, whose
-            mean bounds the log-probability of the values from below (Theis et al. 2016,
-            arXiv:1511.01844).
+            between values in the columns that need it. `log_prob` is then that of x + u, u
+            uniform on [0, w_i) in column i, and bounds the log-probability of a row of values,
+            log P(x) >= E_u[log_prob(x + u)] + sum_i log w_i (Theis et al. 2016,
+            arXiv:1511.01844). Where w_i is 0, column i is left out of the sum, and P remains a
+            density in it. The history's losses lack the sum.
         compute_dtype: In which the conditioners' matrix products are made while training, e.g.
             `jax.numpy.bfloat16`, for accelerators. Parameters, log-determinants, inverses,
             validation and the flow returned are not affected.
@@ -153,9 +155,10 @@ def fit(
         description="fit",
     )
     if len(result.losses) and result.losses[0] > FAR * flow.event_size:
+        data = "x" if rows.noise is None else "x + noise of the widths of dequantize"
         warnings.warn(
             f"The flow started far from the data, at {result.losses[0]:.3g} nats a row: build it "
-            "with standardize_with=x, or rescale x.",
+            f"with standardize_with={data}, or rescale x.",
             stacklevel=2,
         )
     return FitResult(result.module, result.history, result.stop_reason, result.num_skipped)

@@ -1,7 +1,6 @@
 """The rows to fit: checked, split into a training and a held-out part, in memory or not."""
 
 import itertools
-import warnings
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -9,14 +8,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flows import _checks, _disk
+from flows import _checks
+from flows._columns import steps_between_values
+from flows.density.repeats import noise_widths, warn_of_copies
 from flows.distributions import Flow
 from flows.training import Batches, OnDisk, shuffled
 
 DEFAULT_BATCH_SIZE = 256
 HELD_OUT_LIMIT = 100_000  # rows held out of data larger than memory, at most
-COPIES = 0.1  # the share of rows that may repeat others
-SAMPLE = 10_000  # rows looked at to see how many values a column takes
 
 
 class Rows(NamedTuple):
@@ -59,10 +58,11 @@ def prepare(
     data = read(flow, x, context, weights, integers=noisy)
     steps = steps_between_values(data[0])
     noise = noise_widths(dequantize, steps)
+    continuous = steps == 0 if noise is None else (steps == 0) & (np.asarray(noise) == 0)
     given = _given_validation(flow, validation, noisy)
     training, held_out = split(data, given, None if given else validation, key)
-    if read is in_memory and held_out is not given and not steps.any():
-        _warn_of_copies(*data[:2])
+    if read is in_memory and held_out is not given and continuous.any():
+        warn_of_copies(*data[:2])
     num_rows = training.num_rows if isinstance(training, OnDisk) else len(training[0])
     if batch_size is None:
         batch_size = min(DEFAULT_BATCH_SIZE, num_rows)
@@ -89,9 +89,7 @@ def in_memory(
     flow: Flow, x: Any, context: Any, weights: Any = None, *, prefix: str = "", integers: bool
 ):  # fmt: skip
     """Checks and returns arrays (x, context or None, weights or None)."""
-    x = _checks.table(f"{prefix}x", x, flow.event_size, integers=integers)
-    if not prefix:
-        _checks.not_constant("x", x)
+    x = _checks.table(f"{prefix}x", x, flow.event_size, integers=integers, constants=bool(prefix))
     _checks.context_wanted(f"{prefix}context", context is not None, flow.context_size)
     if context is not None:
         context = _checks.table(f"{prefix}context", context, flow.context_size, integers=True)
@@ -102,11 +100,11 @@ def in_memory(
 
 def on_disk(flow: Flow, x: np.memmap, context: Any, weights: Any, *, integers: bool):
     """As `in_memory`, reading a block at a time and leaving x, and perhaps context, on disk."""
-    _checks.table_on_disk("x", x, flow.event_size, integers=integers)
+    _checks.inspect_table("x", x, flow.event_size, integers=integers, constants=False)
     _checks.context_wanted("context", context is not None, flow.context_size)
     if context is not None:
         if isinstance(context, np.memmap):
-            _checks.table_on_disk("context", context, flow.context_size, integers=True)
+            _checks.inspect_table("context", context, flow.context_size, integers=True)
         else:
             context = np.asarray(
                 _checks.table("context", context, flow.context_size, integers=True)
@@ -118,6 +116,7 @@ def on_disk(flow: Flow, x: np.memmap, context: Any, weights: Any, *, integers: b
 def _checked_weights(weights: Any, x: Any) -> np.ndarray | None:
     if weights is None:
         return None
+    _checks.numbers("weights", np.asarray(weights))
     weights = np.asarray(weights, dtype=float)
     if weights.ndim != 1:
         raise ValueError(f"weights must have shape [rows], got shape {weights.shape}.")
@@ -162,25 +161,30 @@ def _of_iterable(
         raise ValueError("x is an iterable of batches, but gives none.")
     if iterator is x:  # what was taken from it is put back
         x = itertools.chain([first], iterator)
-    first = _as_batch(flow, first)
+    first = _checked_batch(flow, first)
+    for name, array in zip(("x", "context"), first, strict=False):
+        if array is not None:
+            _checks.warn_of_lost_digits(f"{name} in the first batch,", array)
     size = len(first[0])
     if batch_size not in (None, size):
         raise ValueError(f"batch_size is {batch_size}, but x gives batches of {size} rows.")
 
     def convert(batch: Any) -> Any:
-        batch = _as_batch(flow, batch)
+        batch = _checked_batch(flow, batch)
         if len(batch[0]) != size:
             raise ValueError(
                 f"x gives a batch of {len(batch[0])} rows after batches of {size}: all must be "
                 "equal; drop the remainder."
             )
-        return batch
+        return jax.tree.map(lambda array: array.astype(jnp.result_type(float)), batch)
 
     noise = noise_widths(dequantize, steps_between_values(first[0]))
     return Rows(Batches(x, steps_per_epoch, convert), held_out, noise, size, steps_per_epoch)
 
 
-def _as_batch(flow: Flow, batch: Any) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+def _checked_batch(
+    flow: Flow, batch: Any
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     """A batch x, (x, context) or (x, context, weights) of an iterable; NaN may pass."""
     parts = tuple(batch) if isinstance(batch, tuple | list) else (batch,)
     if isinstance(batch, dict) or len(parts) > 3:
@@ -190,21 +194,23 @@ def _as_batch(flow: Flow, batch: Any) -> tuple[np.ndarray, np.ndarray | None, np
         )
     x, context, weights = (*parts, None, None)[:3]
     _checks.context_wanted("the context in x's batches", context is not None, flow.context_size)
-    dtype = jnp.result_type(float)
-    x = np.asarray(x, dtype)
+    x = np.asarray(x)
+    _checks.numbers("x in a batch", x)
     if x.ndim != 2 or x.shape[1] != flow.event_size:
         raise ValueError(
             f"x must give batches of shape [rows, {flow.event_size}], got shape {x.shape}."
         )
     if context is not None:
-        context = np.asarray(context, dtype)
+        context = np.asarray(context)
+        _checks.numbers("context in a batch", context)
         if context.shape != (len(x), flow.context_size):
             raise ValueError(
                 f"x must give contexts of shape [rows, {flow.context_size}] with {len(x)} rows, "
                 f"got shape {context.shape}."
             )
     if weights is not None:
-        weights = np.asarray(weights, dtype)
+        weights = np.asarray(weights)
+        _checks.numbers("weights in a batch", weights)
         if weights.shape != (len(x),) or not (weights >= 0).all():
             raise ValueError(
                 f"x must give weights of shape [{len(x)}] that are not negative, got shape "
@@ -240,23 +246,9 @@ def split(data: Any, held_out: Any, validation: Any, key: jax.Array) -> tuple[An
     return (x, context, _with_mean_one(weights, "training")), held_out
 
 
-def _warn_of_copies(x: Any, context: Any) -> None:
-    """Warns if many rows repeat others, told by a random projection."""
-    values = np.asarray(x if context is None else np.concatenate([x, context], axis=1), float)
-    projected = values @ np.random.default_rng(0).normal(size=values.shape[1])
-    num_copies = len(x) - len(np.unique(projected))
-    if num_copies > COPIES * len(x):
-        warnings.warn(
-            f"{num_copies} of the {len(x)} rows of x repeat others. Copies of one row fall into "
-            "both the training and the held-out part, and hide overfitting: drop them, or pass "
-            "validation rows of your own.",
-            stacklevel=4,
-        )
-
-
 def _num_held_out(num_rows: int, fraction: float, on_disk: bool) -> int:
-    if not 0 < fraction < 1:
-        raise ValueError(f"validation as a fraction must lie between 0 and 1, got {fraction}.")
+    if isinstance(fraction, str) or not 0 < fraction < 1:
+        raise ValueError(f"validation as a fraction must lie between 0 and 1, got {fraction!r}.")
     number = max(1, round(fraction * num_rows))
     if number >= num_rows:
         raise ValueError(
@@ -278,40 +270,3 @@ def _mean(weights: Any, part: str) -> Any:
             "of positive weight, or validation=None."
         )
     return weights.mean()
-
-
-def steps_between_values(x: Any) -> np.ndarray:
-    """Smallest step between the values of columns [D] that take few; 0 for all other columns.
-
-    A column with so few values that rows share them, such as counts, has no density: the
-    likelihood grows without bound as a flow sharpens on them.
-    """
-    sample = _disk.take(x, np.arange(0, len(x), -(-len(x) // SAMPLE)), np.float64)
-    few = max(0.05 * len(sample), min(10, 0.5 * len(sample)))
-    values = [np.unique(column) for column in sample.T]
-    return np.array([np.diff(v).min() if 1 < len(v) < few else 0.0 for v in values])
-
-
-def noise_widths(dequantize: Any, steps: np.ndarray) -> jax.Array | None:
-    """Widths [D] of the noise that `fit` adds; warns of columns that need some and get none."""
-    if dequantize is None:
-        widths = np.zeros_like(steps)
-    elif dequantize is True:
-        widths = steps
-    else:
-        widths = np.asarray(dequantize, float)
-        if widths.shape not in {(), steps.shape} or not (widths >= 0).all():
-            raise ValueError(
-                "dequantize must be True, or a width of at least 0, or one for each of the "
-                f"{len(steps)} columns, got {dequantize!r}."
-            )
-        widths = np.broadcast_to(widths, steps.shape)
-    bare = np.flatnonzero((steps > 0) & (widths == 0))
-    if bare.size:
-        warnings.warn(
-            f"x column {bare[0]} takes few distinct values, {steps[bare[0]]:g} apart or more "
-            f"({bare.size} such columns): its density can run away to infinity. Pass "
-            "dequantize=True, or the widths of the noise to add, or drop the column.",
-            stacklevel=4,
-        )
-    return jnp.asarray(widths) if widths.any() else None

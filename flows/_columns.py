@@ -1,0 +1,46 @@
+"""What the columns of data are like, whether these are in memory or on disk."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from flows import _disk
+
+SAMPLE = 10_000  # rows looked at to see how many values a column takes
+
+
+def moments(x: Any, product: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and second central moments of rows, read a block at a time, in float64.
+
+    Args:
+        x: Finite rows [N, D].
+        product: Sums the products wanted over rows: `lambda rows: rows.T @ rows` for a covariance.
+
+    Returns:
+        The mean [D] and the moments, both divided by N.
+    """
+    # About the mean of the first block: offsets cost no digits, and where that block is unlike the
+    # others they vary the more.
+    total: Any = 0.0
+    products: Any = 0.0
+    for first, block in _disk.blocks(x):
+        block = block.astype(np.float64)
+        if not first:
+            origin = block.mean(axis=0)
+        block -= origin
+        total, products = total + block.sum(axis=0), products + product(block)
+    mean = total / len(x)
+    return origin + mean, products / len(x) - product(mean[None])
+
+
+def steps_between_values(x: Any) -> np.ndarray:
+    """Smallest step between the values of columns [D] that take few; 0 for all other columns.
+
+    A column with so few values that rows share them, such as counts, has no density: the
+    likelihood grows without bound as a flow sharpens on them.
+    """
+    sample = _disk.take(x, np.arange(0, len(x), -(-len(x) // SAMPLE)), np.float64)
+    few = max(0.05 * len(sample), min(10, 0.5 * len(sample)))
+    values = [np.unique(column) for column in sample.T]
+    return np.array([np.diff(v).min() if 1 < len(v) < few else 0.0 for v in values])

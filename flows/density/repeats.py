@@ -1,0 +1,52 @@
+"""Values and rows that repeat: the noise for the ones, and a warning of the others."""
+
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flows import _checks
+
+COPIES = 0.1  # the share of rows that may repeat others
+
+
+def noise_widths(dequantize: Any, steps: np.ndarray) -> jax.Array | None:
+    """Widths [D] of the noise that `fit` adds; warns of columns that need some and get none."""
+    if dequantize is None:
+        widths = np.zeros_like(steps)
+    elif dequantize is True:
+        widths = steps
+    else:
+        _checks.numbers("dequantize", np.asarray(dequantize))
+        widths = np.asarray(dequantize, float)
+        if widths.shape not in {(), steps.shape} or not (widths >= 0).all():
+            raise ValueError(
+                "dequantize must be True, or a width of at least 0, or one for each of the "
+                f"{len(steps)} columns, got {dequantize!r}."
+            )
+        widths = np.broadcast_to(widths, steps.shape)
+    bare = np.flatnonzero((steps > 0) & (widths == 0))
+    if bare.size:
+        warnings.warn(
+            f"x column {bare[0]} takes few distinct values, {steps[bare[0]]:g} apart or more "
+            f"({bare.size} such columns): its density can run away to infinity. Pass "
+            "dequantize=True, or the widths of the noise to add, or drop the column.",
+            stacklevel=4,
+        )
+    return jnp.asarray(widths) if widths.any() else None
+
+
+def warn_of_copies(x: Any, context: Any) -> None:
+    """Warns if many rows repeat others, told by a random projection."""
+    values = np.asarray(x if context is None else np.concatenate([x, context], axis=1), float)
+    projected = values @ np.random.default_rng(0).normal(size=values.shape[1])
+    num_copies = len(x) - len(np.unique(projected))
+    if num_copies > COPIES * len(x):
+        warnings.warn(
+            f"{num_copies} of the {len(x)} rows of x repeat others. Copies of one row fall into "
+            "both the training and the held-out part, and hide overfitting: drop them, or pass "
+            "validation rows of your own, or, if values were rounded, dequantize=widths.",
+            stacklevel=4,
+        )
