@@ -209,6 +209,18 @@ def _raise_non_finite(name: str, number: int, first: int, dtype: Any) -> None:
     )
 
 
+def num_rows(name: str, tree: Any) -> int:
+    """The length that all arrays of a pytree share, at least 1, or raises."""
+    shapes = [np.shape(array) for array in jax.tree.leaves(tree)]
+    lengths = {shape[0] if shape else 0 for shape in shapes}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(
+            f"{name} must hold arrays with equal leading axes of at least one row, got shapes "
+            f"{shapes}."
+        )
+    return lengths.pop()
+
+
 def same_length(name: str, array: Any, x_name: str, x: Any) -> None:
     """Raises if two arrays differ in their number of rows."""
     if len(array) != len(x):

@@ -8,12 +8,14 @@ import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 from flax import nnx
 
 import flows
+from flows.training import train
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(600, 2)) ** 3 + [0.0, 1.0]
@@ -58,6 +60,51 @@ def test_a_run_broken_off_ends_like_one_that_was_not(tmp_path, often):
     identical(fit(tmp_path, callback=lambda state: steps.append(state.step)), fit(None))
     assert steps[0] > 30
     assert len(list(tmp_path.glob("[0-9]*"))) == 2
+
+
+class Loader:
+    """An iterable of batches that says nothing of itself."""
+
+    def __init__(self, x):
+        self.x = x
+
+    def __iter__(self):
+        return iter(np.split(self.x, 12))
+
+
+def test_another_iterable_is_refused_by_its_first_batch(tmp_path):
+    options = {"batch_size": None, "steps_per_epoch": 12, "max_epochs": 1, "validation": None}
+    first = fit(tmp_path, x=Loader(X), **options)
+    identical(fit(tmp_path, x=Loader(X), **options), first)
+    with pytest.raises(ValueError, match="holds a run with another data"):
+        fit(tmp_path, x=Loader(X + 100), **options)
+
+
+class Weight(nnx.Module):
+    def __init__(self):
+        self.value = nnx.Param(jnp.zeros(1))
+
+
+def test_another_objective_is_refused_by_what_it_computes(tmp_path):
+    def make(factor, power=2):
+        def objective(module, batch, key):
+            return factor * (batch - module.value[...])[:, 0] ** power
+
+        return objective
+
+    def run(objective):
+        return train(
+            Weight(), objective, X[:, :1], key=KEY, optimizer=optax.sgd(0.01), num_steps=5,
+            checkpoint_dir=tmp_path, progress=False,
+        )  # fmt: skip
+
+    first = run(make(1.0))
+    np.testing.assert_array_equal(run(make(1.0)).losses, first.losses)
+    for other in [make(100.0), make(1.0, power=4)]:
+        with pytest.raises(ValueError, match="holds a run with another objective"):
+            run(other)
+    with pytest.raises(ValueError, match="holds a run with another"):
+        run(make(jnp.ones(())))
 
 
 def test_a_run_that_has_ended_is_not_run_again(tmp_path):

@@ -45,6 +45,24 @@ def test_batches_of_a_loader_give_the_same_fit():
     assert (len(result.history["train"]), again.stop_reason) == (4, "exhausted")
 
 
+def test_no_batch_of_a_shared_stream_is_lost():
+    class Stream:
+        """Its iterators are one."""
+
+        def __init__(self):
+            self.batches = iter(np.split(X, 5))
+
+        def __iter__(self):
+            return self.batches
+
+    options = {
+        "key": KEY, "steps_per_epoch": 5, "max_epochs": 1, "validation": None, "progress": False
+    }  # fmt: skip
+    shared, plain = (flows.fit(FLOW, x, **options) for x in (Stream(), np.split(X, 5)))
+    np.testing.assert_array_equal(shared.history["train"], plain.history["train"])
+    assert len(shared.history["train"]) == 1
+
+
 def test_dequantized_counts_bound_their_probability():
     counts = np.random.default_rng(0).poisson(3.0, size=(5000, 1))
     flow = flows.maf(

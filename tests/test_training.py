@@ -13,6 +13,7 @@ from scipy import stats
 
 from flows.training import (
     Batches,
+    NonFiniteError,
     OnDisk,
     adam,
     clip_by_running_median,
@@ -280,11 +281,98 @@ def test_batches_of_an_iterable_train_in_their_order():
     assert len(result.history["validation"]) == 3
 
 
+def test_a_slow_iterable_does_not_stall_the_start():
+    seen = threading.Event()
+
+    def batches():
+        yield from [DATA[:10]] * 2
+        assert seen.wait(60)  # until the first two were trained on
+        yield from [DATA[:10]] * 2
+
+    result = run(Batches(batches(), 4), num_steps=4, callback=lambda state: seen.set())
+    assert result.stop_reason == "finished"
+
+
+@pytest.mark.parametrize("end", ["exhausted", "interrupted"])
+def test_steps_after_the_last_whole_epoch_count(end, monkeypatch):
+    batches = [DATA[i : i + 10] for i in range(0, 90, 10)]
+
+    def press(state):
+        if end == "interrupted" and state.step == 9:
+            _thread.interrupt_main()
+
+    monkeypatch.setattr("flows.training.loop.LOG_SIZE", 1)
+    data = batches * 2 if end == "interrupted" else iter(batches)
+    broken_off = run(Batches(data, 8), validation=DATA, callback=press)
+    assert broken_off.stop_reason == end
+    same(broken_off, run(Batches(batches, 8), validation=DATA, num_steps=9))
+    assert len(broken_off.history["train"]) == 2
+
+
+def test_batches_of_other_shapes_are_refused_with_what_was_learnt():
+    with pytest.raises(ValueError, match="all must be alike") as info:
+        run(Batches([DATA[:10], DATA[:9]], 2))
+    assert np.abs(info.value.module.loc[...]).max() > 0
+    with pytest.raises(ValueError, match="gives none"):
+        run(Batches([], 2))
+
+
+def test_arrays_of_unequal_length_are_refused():
+    sum_of_squares = lambda module, batch, key: squares(module, batch[0], key)
+    for bad in [(DATA, DATA[:90]), (DATA, 1.0), (), DATA[:0]]:
+        with pytest.raises(ValueError, match="data must hold arrays with equal leading axes"):
+            run(bad, objective=sum_of_squares)
+        with pytest.raises(ValueError, match="validation must hold arrays with equal leading axes"):
+            run((DATA,), validation=bad, objective=sum_of_squares)
+    with pytest.raises(ValueError, match="the first batch of data must hold arrays with equal"):
+        run(Batches([(DATA, DATA[:90])], 1), objective=sum_of_squares)
+
+
+def test_validation_draws_other_numbers_than_the_steps_do():
+    number = lambda module, batch, key: jnp.full(len(batch), jax.random.uniform(key))
+    result = run(DATA, objective=number, validation=DATA)
+    assert not np.isin(result.history["validation"], result.losses).any()
+
+
+def test_a_metric_of_whole_batches_is_refused():
+    mean = lambda module, batch, key: squares(module, batch, key).mean()
+    with pytest.raises(ValueError, match=r"loss of each of 95 examples, got shape \(\)"):
+        run(DATA, validation=DATA, metric=mean)
+
+
+def test_an_objective_sees_what_it_closes_over_as_it_is_now():
+    shift = 0.0
+    objective = lambda module, batch, key: squares(module, batch + shift, key)
+    before = run(DATA, objective=objective).module.loc[...]
+    shift = 100.0
+    after = run(DATA, objective=objective).module.loc[...]
+    np.testing.assert_allclose(after - before, 100 * (1 - 0.9**50), rtol=1e-3)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_an_update_that_is_not_finite_is_not_kept(ema_decay):
+    one_column = lambda module, batch, key: 0.5 * (batch[:, 0] - module.loc[0]) ** 2
+    options = {"objective": one_column, "ema_decay": ema_decay}
+    with pytest.raises(NonFiniteError, match="parameters were not finite in 23 of 23") as info:
+        run(DATA, optimizer=optax.adam(1e-3, eps=0), **options)  # 0 / 0 in the other column
+    np.testing.assert_array_equal(info.value.module.loc[...], 0)
+
+    def once_bad(updates, state, params=None):
+        bad = jnp.where(state == 3, jnp.nan, -0.1)
+        return jax.tree.map(lambda update: bad * update, updates), state + 1
+
+    optimizer = optax.GradientTransformation(lambda params: jnp.zeros((), int), once_bad)
+    with pytest.raises(NonFiniteError) as info:  # its state is not kept either: it stays at 3
+        run(DATA, optimizer=optimizer, **options)
+    assert np.isfinite(info.value.module.loc[...]).all()
+    assert info.value.module.loc[0] != 0
+
+
 def test_an_iterator_ends_the_run():
     batches = (DATA[i : i + 10] for i in range(0, 90, 10))
     result = run(Batches(batches, 4), num_steps=50, validation=DATA)
     assert result.stop_reason == "exhausted"
-    assert (len(result.losses), len(result.history["validation"])) == (9, 2)
+    assert (len(result.losses), len(result.history["validation"])) == (9, 3)
 
 
 def test_an_error_in_the_data_or_the_callback_carries_the_best_module():
@@ -293,8 +381,10 @@ def test_an_error_in_the_data_or_the_callback_carries_the_best_module():
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone") as info:
-        run(Batches(batches(), 5), validation=DATA)
-    assert np.isfinite(info.value.module.loc[...]).all()
+        run(Batches(batches(), 3), validation=DATA[:10])
+    trained = run(Batches([DATA[:10]], 5), num_steps=5).module
+    np.testing.assert_array_equal(info.value.module.loc[...], trained.loc[...])
+    assert np.abs(trained.loc[...]).max() > 0
 
     def fail(state):
         raise RuntimeError("no more")

@@ -97,7 +97,7 @@ def fit(
         checkpoint_dir: Where to save the fit now and then. The same call, after the process was
             killed, goes on from there, and ends with the same flow and history to the last bit.
         callback: Called a few times a second with a `flows.training.TrainingState`.
-        progress: Whether to show a progress bar (only on a terminal).
+        progress: Whether to show a bar, or in a log file a line now and then.
 
     Returns:
         A `FitResult`. Ctrl-C ends the fit and returns the best flow so far.

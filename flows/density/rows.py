@@ -1,6 +1,5 @@
 """The rows to fit: checked, split into a training and a held-out part, in memory or not."""
 
-import itertools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from flows import _checks
 from flows._columns import steps_between_values
 from flows.density.repeats import noise_widths, warn_of_copies
 from flows.distributions import Flow
-from flows.training import Batches, OnDisk, shuffled
+from flows.training import NOTHING, Batches, Begun, OnDisk, shuffled
 
 DEFAULT_BATCH_SIZE = 256
 HELD_OUT_LIMIT = 100_000  # rows held out of data larger than memory, at most
@@ -155,13 +154,10 @@ def _of_iterable(
             raise ValueError(
                 "steps_per_epoch is needed: x is an iterable of batches without a length."
             ) from None
-    iterator = iter(x)
-    first = next(iterator, None)
-    if first is None:
+    stream = Begun(x)
+    if stream.first is NOTHING:
         raise ValueError("x is an iterable of batches, but gives none.")
-    if iterator is x:  # what was taken from it is put back
-        x = itertools.chain([first], iterator)
-    first = _checked_batch(flow, first)
+    first = _checked_batch(flow, stream.first)
     for name, array in zip(("x", "context"), first, strict=False):
         if array is not None:
             _checks.warn_of_lost_digits(f"{name} in the first batch,", array)
@@ -179,7 +175,7 @@ def _of_iterable(
         return jax.tree.map(lambda array: array.astype(jnp.result_type(float)), batch)
 
     noise = noise_widths(dequantize, steps_between_values(first[0]))
-    return Rows(Batches(x, steps_per_epoch, convert), held_out, noise, size, steps_per_epoch)
+    return Rows(Batches(stream, steps_per_epoch, convert), held_out, noise, size, steps_per_epoch)
 
 
 def _checked_batch(

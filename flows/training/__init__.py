@@ -5,9 +5,12 @@ from flows.training.loop import NonFiniteError, TrainingResult, TrainingState, t
 from flows.training.optimizers import adam, clip_by_running_median
 from flows.training.program import Program, trace
 from flows.training.shuffle import shuffled
+from flows.training.stream import NOTHING, Begun
 
 __all__ = [
+    "NOTHING",
     "Batches",
+    "Begun",
     "NonFiniteError",
     "OnDisk",
     "Program",

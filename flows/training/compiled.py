@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from flax import nnx
 from jax.sharding import Mesh
 
 from flows.training.plateau import Plateau
@@ -41,12 +40,12 @@ class State(NamedTuple):
 class Task(NamedTuple):
     """All that stays."""
 
-    graphdef: Any
-    rest: Any  # what is not trained
-    objective: Any
-    metric: Any  # what validation measures
+    rest: Any  # what of the module is not trained
+    objective: Program  # maps (params, rest, batch, key) to the per-example losses
+    metric: Any  # what validation measures, likewise
     validation: Any
     key: jax.Array
+    validation_key: jax.Array
     num_steps: jax.Array
     steps_per_epoch: jax.Array
     patience: jax.Array
@@ -131,19 +130,19 @@ def run(
 def _step(
     state: State, task: Task, data: Any, update: Program, mesh: Mesh
 ) -> tuple[State, jax.Array]:
-    """One step of the optimizer; skipped if its loss or its gradient is not finite."""
+    """One step of the optimizer; skipped if its loss, gradient or outcome is not finite."""
     batch = data.batch(state.step)
     key = jax.random.fold_in(task.key, state.step)
 
     def mean_loss(params: Any) -> jax.Array:
-        module = nnx.merge(task.graphdef, params, task.rest)
-        return split_batch(task.objective(module, batch, key), mesh).mean()
+        return split_batch(task.objective(params, task.rest, batch, key), mesh).mean()
 
     loss, grads = jax.value_and_grad(mean_loss)(state.params)
-    ok = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
     loss = loss.astype(state.best_loss.dtype)
     updates, opt_state = update(grads, state.opt_state, state.params, loss)
     params = keep_parameters(optax.apply_updates(state.params, updates), mesh)
+    norms = optax.tree.norm(grads), optax.tree.norm(params)
+    ok = jnp.isfinite(loss) & jnp.isfinite(norms[0]) & jnp.isfinite(norms[1])
     average = state.average
     if average is not None:
         decay = jnp.minimum(task.decay, (1 + state.step) / (10 + state.step))
@@ -186,17 +185,22 @@ def _validate(carry: tuple[State, Log], task: Task, mesh: Mesh) -> tuple[State, 
 
 def evaluate(params: Any, task: Task, mesh: Mesh) -> jax.Array:
     """Mean of the metric over the validation data, with the same random numbers every time."""
-    module = nnx.merge(task.graphdef, params, task.rest)
     num_rows = len(jax.tree.leaves(task.validation)[0])
-    num_parts = -(-num_rows // EVALUATION_ROWS)
-    width = -(-num_rows // num_parts)
-    width += -width % mesh.shape["data"]
+    num_parts, width = parts(num_rows, mesh)
 
     def add_part(total: jax.Array, part: jax.Array) -> tuple[jax.Array, None]:
         rows = part * width + jnp.arange(width)
         batch = jax.tree.map(lambda a: a[jnp.minimum(rows, num_rows - 1)], task.validation)
-        losses = task.metric(module, split_batch(batch, mesh), jax.random.fold_in(task.key, part))
+        key = jax.random.fold_in(task.validation_key, part)
+        losses = task.metric(params, task.rest, split_batch(batch, mesh), key)
         return total + jnp.where(rows < num_rows, losses, 0).sum(), None
 
     total, _ = jax.lax.scan(add_part, jnp.zeros_like(task.decay), jnp.arange(num_parts))
     return total / num_rows
+
+
+def parts(num_rows: int, mesh: Mesh) -> tuple[int, int]:
+    """Into how many parts validation data are split, and how many rows each has."""
+    num_parts = -(-num_rows // EVALUATION_ROWS)
+    width = -(-num_rows // num_parts)
+    return num_parts, width + -width % mesh.shape["data"]

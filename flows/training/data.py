@@ -8,8 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
 import jax
@@ -17,9 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from flows import _checks
 from flows._disk import take
-from flows.training.sharding import replicate, split_batch
+from flows.training.sharding import replicate, smallest, split_batch
 from flows.training.shuffle import shuffled
+from flows.training.stream import NOTHING, Begun, again, ahead
 
 NEVER = 2**31 - 1  # steps
 BLOCK_BYTES = 2**24  # about what a block of batches from disk or an iterable may hold
@@ -51,7 +52,8 @@ class Batches:
     """An iterable of batches, each a pytree of arrays [batch_size, ...].
 
     Attributes:
-        iterable: Begun again whenever it is exhausted; an iterator, which cannot be, ends the run.
+        iterable: Begun again whenever it is exhausted; one that then gives nothing, such as an
+            iterator, ends the run. What came before an error is trained on.
         steps_per_epoch: Batches between two looks at the validation data.
         convert: Applied to each batch: checks it, and returns numpy arrays.
     """
@@ -63,35 +65,37 @@ class Batches:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """What the loop draws from: see the module."""
+    """What the loop draws from: see the module.
+
+    Attributes:
+        steps_per_epoch: Batches between two looks at the validation data.
+        example: The shapes and dtypes of a batch; None without data.
+        known: Returns what can be told of the data without reading all of it, as arrays.
+        blocks: Returns the blocks from a step on, or None where the next is still on its way.
+    """
 
     steps_per_epoch: int
-    blocks: Callable[[int], Generator[tuple[Any, float], None, None]]
+    example: Any
+    known: Callable[[], Any]
+    blocks: Callable[[int], Generator[Any, None, None]]
 
 
 def source(data: Any, key: jax.Array, batch_size: int, num_steps: int, mesh: Mesh) -> Source:
     """The source for a pytree of arrays, an `OnDisk`, a `Batches`, or None for no data."""
     if data is None:
-        return Source(NEVER, lambda first: _endless(NoData()))
+        return Source(NEVER, None, lambda: None, lambda first: _endless(NoData()))
     if isinstance(data, Batches):
-        stream = functools.partial(_blocks_of_batches, data, num_steps, mesh)
-        return Source(data.steps_per_epoch, stream)
-    num_rows = data.num_rows if isinstance(data, OnDisk) else len(jax.tree.leaves(data)[0])
+        return _of_batches(data, num_steps, mesh)
+    on_disk = isinstance(data, OnDisk)
+    num_rows = _checks.num_rows("data", data.arrays if on_disk else data)
+    num_rows = data.num_rows if on_disk else num_rows
     if batch_size > num_rows:
         raise ValueError(f"batch_size is {batch_size}, more than the {num_rows} rows of data.")
-    if isinstance(data, OnDisk):
-        stream = functools.partial(_blocks_on_disk, data, key, batch_size, num_steps, mesh)
-        return Source(num_rows // batch_size, stream)
+    if on_disk:
+        return _of_disk(data, key, batch_size, num_steps, mesh)
     block = InMemory(replicate(data, mesh), replicate(key, mesh), batch_size, mesh)
-    return Source(num_rows // batch_size, lambda first: _endless(block))
-
-
-def known(data: Any) -> Any:
-    """What can be told of data without reading all of it, as a pytree of arrays."""
-    if isinstance(data, OnDisk):
-        rows = np.linspace(0, data.num_rows - 1, SAMPLE).astype(int)
-        return data.num_rows, data.read(np.asarray(data.select(jnp.asarray(rows))))
-    return data.steps_per_epoch if isinstance(data, Batches) else data
+    example = jax.eval_shape(block.batch, 0)
+    return Source(num_rows // batch_size, example, lambda: data, lambda first: _endless(block))
 
 
 def _endless(block: Any) -> Generator[tuple[Any, float], None, None]:
@@ -149,19 +153,19 @@ class Block:
         return jax.tree.map(lambda array: array[step - self.first], self.arrays)
 
 
-def _blocks_on_disk(
-    data: OnDisk, key: jax.Array, batch_size: int, num_steps: int, mesh: Mesh, first: int
-) -> Generator[Any, None, None]:
+def _of_disk(data: OnDisk, key: jax.Array, batch_size: int, num_steps: int, mesh: Mesh) -> Source:
     dtype = jnp.result_type(float)
-    row = jax.tree.map(lambda array: array[:1], data.arrays)
-    num_batches = _num_batches(row, batch_size)
+    example = jax.tree.map(
+        lambda array: jax.ShapeDtypeStruct((batch_size, *array.shape[1:]), dtype), data.arrays
+    )
+    num_batches = _num_batches(example)
 
     @jax.jit
     def rows_of_block(start):
         rows = functools.partial(rows_of_step, key, data.num_rows, batch_size)
         return data.select(jax.vmap(rows)(start + jnp.arange(num_batches)))
 
-    def make(start: int) -> tuple[Block, int]:
+    def read(start: int) -> tuple[Block, int]:
         rows = np.asarray(rows_of_block(start))
 
         def place(array):
@@ -173,68 +177,62 @@ def _blocks_on_disk(
 
         return Block(jax.tree.map(place, data.arrays), jnp.asarray(start)), start + num_batches
 
-    return _ahead(map(make, range(first, num_steps, num_batches)))
+    def blocks(first: int) -> Generator[Any, None, None]:
+        for found in ahead((read(start) for start in range(first, num_steps, num_batches)), 1):
+            yield found[0] if found else None
+
+    def known() -> Any:
+        rows = np.linspace(0, data.num_rows - 1, SAMPLE).astype(int)
+        return data.num_rows, data.read(np.asarray(data.select(jnp.asarray(rows))))
+
+    return Source(data.num_rows // batch_size, example, known, blocks)
 
 
-def _blocks_of_batches(
-    data: Batches, num_steps: int, mesh: Mesh, first: int
-) -> Generator[Any, None, None]:
-    def place(array):
+def _of_batches(data: Batches, num_steps: int, mesh: Mesh) -> Source:
+    stream = Begun(data.iterable)
+    if stream.first is NOTHING:
+        raise ValueError("data is an iterable of batches, but gives none.")
+    first_batch = data.convert(stream.first)
+    _checks.num_rows("the first batch of data", first_batch)
+    example = _shapes(first_batch)
+    num_batches = _num_batches(example)
+
+    def convert(batch: Any) -> Any:
+        batch = data.convert(batch)
+        if _shapes(batch) != example:
+            raise ValueError(
+                f"data gives a batch of {_shapes(batch)} after one of {example}: all must be alike."
+            )
+        return batch
+
+    def place(some: list[Any]) -> Any:
+        padded = some + some[-1:] * (num_batches - len(some))  # so that all blocks are alike
         sharding = NamedSharding(mesh, PartitionSpec(None, "data"))
-        return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
-    def make():
-        left = map(data.convert, itertools.islice(_again(data.iterable), first, num_steps))
-        example = next(left, None)
-        if example is None:
-            return
-        num_batches = _num_batches(example, 1)
-        batches = itertools.chain([example], left)
-        start = first
-        while some := list(itertools.islice(batches, num_batches)):
-            padded = some + [some[-1]] * (num_batches - len(some))  # so that all blocks are alike
-            arrays = jax.tree.map(lambda *arrays: np.stack(arrays), *padded)
-            yield Block(jax.tree.map(place, arrays), jnp.asarray(start)), start + len(some)
-            start += len(some)
+        def put(*arrays):
+            stacked = np.stack(arrays)
+            return jax.make_array_from_callback(stacked.shape, sharding, stacked.__getitem__)
 
-    return _ahead(make())
+        return jax.tree.map(put, *padded)
 
-
-def _again(iterable: Iterable) -> Iterator:
-    """Its items, over and over; of an iterator just once."""
-    iterator = None
-    while iterator is not iterable:
-        iterator, item = iter(iterable), None
-        for item in iterator:
-            yield item
-        if item is None:
-            return  # there are none, or no more
-
-
-def _num_batches(arrays: Any, batch_size: int) -> int:
-    """How many batches of `batch_size` times these arrays make a block."""
-    size = batch_size * sum(array.nbytes for array in jax.tree.leaves(arrays))
-    return max(1, min(BLOCK_BATCHES, BLOCK_BYTES // max(size, 1)))
-
-
-def _ahead(blocks: Iterator) -> Generator[Any, None, None]:
-    """Makes each item in a thread, while the one before it is in use; gives None while waiting."""
-    precise = jnp.result_type(float) == jnp.float64  # a setting that may be of this thread alone
-
-    def make() -> Any:
-        with jax.enable_x64(precise):
-            return next(blocks, None)
-
-    pool = ThreadPoolExecutor(1)
-    try:
-        coming = pool.submit(make)
-        while True:
-            while not wait([coming], timeout=0.3).done:
+    def blocks(first: int) -> Generator[Any, None, None]:
+        left = itertools.islice(again(stream), first, num_steps)
+        for some in ahead((convert(batch) for batch in left), num_batches):
+            if not some:
                 yield None
-            block = coming.result()
-            if block is None:
-                return
-            coming = pool.submit(make)
-            yield block
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+            while some:
+                number = smallest(len(some))
+                yield Block(place(some[:number]), jnp.asarray(first)), first + number
+                first, some = first + number, some[number:]
+
+    return Source(data.steps_per_epoch, example, lambda: first_batch, blocks)
+
+
+def _shapes(batch: Any) -> Any:
+    return jax.tree.map(lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype), batch)
+
+
+def _num_batches(example: Any) -> int:
+    """How many batches make a block."""
+    size = sum(math.prod(array.shape) * array.dtype.itemsize for array in jax.tree.leaves(example))
+    return max(1, min(BLOCK_BATCHES, BLOCK_BYTES // max(size, 1)))

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,13 +13,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
-from tqdm.auto import tqdm
 
+from flows import _checks
 from flows.training import sharding
 from flows.training.checkpoints import Checkpoints
-from flows.training.compiled import LOG_SIZE, Objective, Task
-from flows.training.data import NEVER, known, source
+from flows.training.compiled import LOG_SIZE, Objective, Task, parts
+from flows.training.data import NEVER, source
 from flows.training.interrupts import deferred_interrupt
+from flows.training.program import Program, trace
+from flows.training.progress import progress_bar
 from flows.training.run import Run, finite_mean
 
 EXHAUSTED = (None, 0)
@@ -26,7 +29,7 @@ SECONDS_PER_CHUNK = 0.3  # how long the compiled loop runs before the host looks
 
 
 class NonFiniteError(FloatingPointError):
-    """Too many steps had a non-finite loss or gradient; `.module` is the best module so far."""
+    """Too many steps gave what is not finite and were skipped; `.module` is the best so far."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +105,8 @@ def train(
 
     Args:
         module: What is trained; it is left unchanged, a new module is returned.
-        objective: Per-example loss: a plain function, or a callable that is a pytree, whose arrays
-            are then traced rather than compiled in.
+        objective: Returns the losses [batch_size] of a batch. It is traced once: what it closes
+            over is what it was when `train` was called.
         data: Pytree of arrays with equal leading axes, drawn in shuffled batches; a
             `flows.training.OnDisk` or a `flows.training.Batches`; or None.
         validation: Pytree of arrays, evaluated after each epoch with the same random numbers.
@@ -122,7 +125,7 @@ def train(
         checkpoint_dir: Where to save the run now and then. The same call, made again after the
             process has died, goes on from there and ends as if nothing had happened.
         callback: Called with a `TrainingState` a few times a second, for logging.
-        progress: Whether to show a bar (only where stderr is a terminal).
+        progress: Whether to show a bar, or in a log file a line now and then.
         description: What to call the run on the bar.
 
     Raises:
@@ -140,40 +143,55 @@ def train(
     data_key, step_key = jax.random.split(key)
     batches = source(data, data_key, batch_size, num_steps, mesh)
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
+    traced = functools.partial(_traced, graphdef, params, rest, step_key)
+    measured = None
+    if validation is not None:
+        num_rows = _checks.num_rows("validation", validation)
+        _, width = parts(num_rows, mesh)
+        example = jax.eval_shape(
+            lambda tree: jax.tree.map(lambda array: array[jnp.zeros(width, int)], tree), validation
+        )
+        measured = traced(metric or objective, example)
+        shape = jax.eval_shape(measured, params, rest, example, step_key).shape
+        if shape != (width,):
+            raise ValueError(
+                f"metric (by default objective) must return the loss of each of {width} examples, "
+                f"got shape {shape}."
+            )
     task = Task(
-        graphdef=graphdef,
         rest=rest,
-        objective=_as_pytree(objective),
-        metric=_as_pytree(metric or objective),
+        objective=traced(objective, batches.example),
+        metric=measured,
         validation=validation,
         key=step_key,
+        validation_key=jax.random.fold_in(step_key, NEVER),
         num_steps=jnp.int32(num_steps),
         steps_per_epoch=jnp.int32(min(batches.steps_per_epoch, num_steps)),
         patience=jnp.int32(NEVER if patience is None else patience),
         stop_at_plateau=jnp.asarray(stop_at_plateau),
         decay=jnp.asarray(ema_decay or 0.0, float),
     )
-    run = Run(task, params, optimizer, ema_decay is not None, mesh)
+    run = Run(graphdef, task, params, optimizer, ema_decay is not None, mesh)
     checkpoints = None
     if checkpoint_dir is not None:
-        checkpoints = Checkpoints(checkpoint_dir, run.identity(known(data), batch_size))
+        checkpoints = Checkpoints(checkpoint_dir, run.identity(batches.known(), batch_size))
         run.restore(checkpoints)
     run.place()
-    bar = tqdm(
-        total=num_steps, initial=run.step, desc=description, unit="step",
-        disable=None if progress else True,
-    )  # fmt: skip
+    bar = progress_bar(num_steps, run.step, description, progress)
     try:
         with bar, contextlib.closing(batches.blocks(run.step)) as blocks:
             reason = _drive(run, blocks, checkpoints, callback, bar)
+        run.conclude()
         if reason == "failing" or run.num_skipped == run.step > 0:
             raise NonFiniteError(
-                f"The loss or its gradient was not finite in {run.num_skipped} of {run.step} "
-                "steps. Look for extreme values in the data or the target, or lower the learning "
-                "rate; this exception's .module is the best so far."
+                "The loss, its gradient or the updated parameters were not finite in "
+                f"{run.num_skipped} of {run.step} steps. Look for extreme values in the data or "
+                "the target, or lower the learning rate; this exception's .module is the best so "
+                "far."
             )
     except Exception as error:
         with contextlib.suppress(RuntimeError):  # if it came while the state was being replaced
+            run.conclude()
             error.module = run.best_module()  # type: ignore[attr-defined]
         raise
     for problem in _problems(run):
@@ -186,7 +204,7 @@ def _drive(
     blocks: Iterator[tuple[Any, float] | None],
     checkpoints: Checkpoints | None,
     callback: Callable[[TrainingState], Any] | None,
-    bar: tqdm,
+    bar: Any,
 ) -> str:
     """Runs the compiled loop in chunks to the end; returns the reason of the end."""
     block: Any = None
@@ -226,7 +244,10 @@ def _drive(
 def _problems(run: Run) -> Iterator[str]:
     """What went wrong without ending the run."""
     if run.num_skipped:
-        yield f"{run.num_skipped} training steps had a non-finite loss or gradient; skipped."
+        yield (
+            f"{run.num_skipped} training steps had a non-finite loss or gradient, or led to "
+            "non-finite parameters; skipped."
+        )
     num_bad = int(np.sum(~np.isfinite(run.validation)))
     if num_bad:
         yield (
@@ -267,6 +288,11 @@ def _shown(seen: TrainingState) -> dict[str, str]:
     return shown
 
 
-def _as_pytree(function: Callable) -> Callable:
-    """A function as `jax.jit` takes it among its arguments."""
-    return jax.tree_util.Partial(function) if jax.tree_util.all_leaves([function]) else function
+def _traced(
+    graphdef: Any, params: Any, rest: Any, key: jax.Array, function: Objective, example: Any
+) -> Program:
+    """An objective as a `Program` of (params, rest, batch, key)."""
+    return trace(
+        lambda params, rest, batch, key: function(nnx.merge(graphdef, params, rest), batch, key),
+        params, rest, example, key,
+    )  # fmt: skip

@@ -19,6 +19,7 @@ class Run:
     """A run in progress.
 
     Args:
+        graphdef: The structure of the module.
         task: What is to be done.
         params: The parameters to start from.
         optimizer: Any optax optimizer.
@@ -31,10 +32,13 @@ class Run:
         validation: Validation loss of every epoch that ended.
     """
 
-    def __init__(self, task: Task, params: Any, optimizer: Any, averaged: bool, mesh: Mesh):
-        self.task, self.mesh = task, mesh
+    def __init__(
+        self, graphdef: Any, task: Task, params: Any, optimizer: Any, averaged: bool, mesh: Mesh
+    ):
+        self.graphdef, self.task, self.mesh = graphdef, task, mesh
         self.state = compiled.start(params, optimizer, averaged, task.validation is not None)
         self.update = _traced_update(optimizer, self.state)
+        self.block: Any = None  # of data, that was drawn from last
         self.step = 0
         self.losses = np.zeros(0)
         self.validation = np.zeros(0)
@@ -46,6 +50,7 @@ class Run:
 
     def advance(self, until: int, block: Any) -> None:
         """Steps on to step `until`, or to where a rule ends the run."""
+        self.block = block
         self.state, log = compiled.run(
             self.state, jnp.int32(until), self.task, block, self.update, mesh=self.mesh
         )
@@ -84,7 +89,13 @@ class Run:
         if len(self.validation) and jnp.isfinite(state.best_loss):
             chosen = state.best
         parts = sharding.gather((chosen, self.task.rest), self.mesh)
-        return nnx.merge(self.task.graphdef, *parts)
+        return nnx.merge(self.graphdef, *parts)
+
+    def conclude(self) -> None:
+        """Validates the steps after the last whole epoch of a run that was ended from outside."""
+        if self.task.validation is not None and int(self.state.validated) < self.step:
+            self.task = self.task._replace(num_steps=jnp.int32(self.step))
+            self.advance(self.step, self.block)
 
     def by_epoch(self) -> dict[str, np.ndarray]:
         """Mean training loss (of the steps not skipped) and validation loss of whole epochs."""
@@ -96,19 +107,24 @@ class Run:
         return {"train": np.array([finite_mean(e) for e in epochs]), "validation": self.validation}
 
     def identity(self, data: Any, batch_size: int) -> dict[str, str]:
-        """What makes this run the one it is: a checkpoint with anything else is of another."""
+        """What makes this run the one it is: a checkpoint with anything else is of another.
+
+        Args:
+            data: What is known of the data, as arrays.
+            batch_size: Rows in a batch.
+        """
         task, state = self.task, self.state
         optimizer = state.opt_state, self.update
         rule = task.patience, task.stop_at_plateau, task.decay
         return {
-            "flow": describe((task.graphdef, state.params, task.rest)),
-            "objective": describe((task.objective, task.metric)),
-            "optimizer": describe(optimizer),
+            "flow": describe((self.graphdef, state.params, task.rest)),
             "shape of the data": describe((data, task.validation)),
-            "initial flow": checksum((state.params, task.rest)),
-            "data": checksum((data, task.validation, task.objective)),
-            "key": checksum(jax.random.key_data(task.key)),
             "batch_size": str(batch_size),
+            "optimizer": describe(optimizer),
+            "objective": describe((task.objective, task.metric)),
+            "initial flow": checksum((state.params, task.rest)),
+            "data": checksum((data, task.validation, task.objective, task.metric)),
+            "key": checksum(jax.random.key_data(task.key)),
             "num_steps": str(task.num_steps),
             "learning rate": checksum(optimizer),
             "rule for stopping or averaging": " ".join(map(str, rule)),

@@ -101,3 +101,10 @@ def agree(*values: float) -> list[float]:
     if jax.process_count() == 1:
         return list(values)
     return multihost_utils.broadcast_one_to_all(np.array(values, np.float64)).tolist()
+
+
+def smallest(value: int) -> int:
+    """The smallest of the values that the processes have."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.process_allgather(np.array(value)).min())
