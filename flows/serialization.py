@@ -57,7 +57,7 @@ def save(path: str | os.PathLike, flow: Flow) -> None:
         "flow": _recipe(flow, "flow"),
     }
     arrays = {name: np.asarray(value) for name, value in _arrays(flow).items()}
-    _check_rebuilds(header["flow"], arrays)
+    _check_rebuilds(flow, header["flow"], arrays)
     entries: dict[str, Any] = {"recipe": np.array(json.dumps(header)), **arrays}
     path = Path(path)
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
@@ -69,12 +69,13 @@ def save(path: str | os.PathLike, flow: Flow) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _check_rebuilds(recipe: Any, arrays: dict[str, np.ndarray]) -> None:
-    """Raises unless `load` will be able to rebuild the flow: better now than when it is gone."""
+def _check_rebuilds(flow: Flow, recipe: Any, arrays: dict[str, np.ndarray]) -> None:
+    """Raises unless `load` will rebuild this very flow: better now than when it is gone."""
     try:
-        wanted = _shapes(nnx.eval_shape(lambda: _build(recipe)))
+        rebuilt = nnx.eval_shape(lambda: _build(recipe))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise TypeError(f"flow cannot be saved, it could not be loaded again: {error}") from error
+    wanted = _shapes(rebuilt)
     for name, array in arrays.items():
         if array.dtype.kind != "f":
             raise TypeError(f"flow cannot be saved: {name} has dtype {array.dtype}.")
@@ -83,6 +84,22 @@ def _check_rebuilds(recipe: Any, arrays: dict[str, np.ndarray]) -> None:
                 f"flow cannot be saved: {name} has shape {array.shape}, and its constructor makes "
                 f"{wanted.get(name)}. Save the members of an ensemble one by one."
             )
+    if jax.tree.structure(flow) != jax.tree.structure(rebuilt):  # type: ignore[operator]
+        here, there = _settings(flow), _settings(rebuilt)
+        name = min(name for name in here | there if here.get(name) != there.get(name))
+        raise TypeError(
+            f"flow cannot be saved: {name} is {here.get(name)}, and its constructor makes it "
+            f"{there.get(name)}. Build the flow with it instead of changing it afterwards."
+        )
+
+
+def _settings(flow: Flow) -> dict[str, str]:
+    """What a flow keeps besides its arrays, by path."""
+    return {
+        "/".join(map(str, path)): "an array" if isinstance(value, nnx.Variable) else repr(value)
+        for path, value in nnx.iter_graph(flow)
+        if not isinstance(value, nnx.Pytree) and "_pytree" not in str(path)
+    }
 
 
 def _shapes(flow: Flow) -> dict[str, tuple[int, ...]]:

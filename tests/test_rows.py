@@ -50,15 +50,18 @@ def test_no_batch_of_a_shared_stream_is_lost():
         """Its iterators are one."""
 
         def __init__(self):
-            self.batches = iter(np.split(X, 5))
+            self.batches = batches()
 
         def __iter__(self):
             return self.batches
 
+    def batches():
+        yield from np.split(X, 5)
+
     options = {
         "key": KEY, "steps_per_epoch": 5, "max_epochs": 1, "validation": None, "progress": False
     }  # fmt: skip
-    shared, plain = (flows.fit(FLOW, x, **options) for x in (Stream(), np.split(X, 5)))
+    shared, plain = (flows.fit(FLOW, x, **options) for x in (Stream(), batches()))
     np.testing.assert_array_equal(shared.history["train"], plain.history["train"])
     assert len(shared.history["train"]) == 1
 

@@ -132,6 +132,29 @@ def test_what_could_not_be_loaded_is_not_saved(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_flow_altered_after_its_construction_is_not_saved(tmp_path):
+    def make():
+        return flows.maf(2, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0))
+
+    relu, no_bias = make(), make()
+    relu.bijector.layers.bijectors[0].bijector.conditioner.activation = "relu"
+    no_bias.bijector.layers.bijectors[0].bijector.conditioner.layers[0].bias = None
+    for flow, match in [
+        (relu, "conditioner/activation is 'relu', and its constructor makes it 'silu'"),
+        (no_bias, "bias is None, and its constructor makes it an array"),
+    ]:
+        with pytest.raises(TypeError, match=match):
+            flows.save(tmp_path / "a", flow)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_result_is_refused_with_the_way_out(tmp_path, path):
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    fitted = flows.fit(flows.load(path), x, key=jax.random.key(0), max_epochs=1, progress=False)
+    with pytest.raises(TypeError, match=r"got a FitResult: pass result\.flow"):
+        flows.save(tmp_path / "b", fitted)
+
+
 def test_stacks_of_any_bijector_are_saved(tmp_path):
     stack = flows.bijectors.Stack(
         lambda rngs: flows.bijectors.Chain(
