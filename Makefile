@@ -30,6 +30,10 @@ benchmarks: $(VENV)/.bench
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/divergences.py
+	$(BIN)/python benchmarks/first_answers.py
+	$(BIN)/python benchmarks/calls.py
+	$(BIN)/python benchmarks/chart.py
+	$(BIN)/python benchmarks/report.py
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("flows needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": try make PYTHON=python3.12 ...")'

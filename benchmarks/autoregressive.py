@@ -1,18 +1,17 @@
 """What both directions of an autoregressive flow cost: ours, our floor, the naive loop, others.
 
-Needs the extra `bench`; peers that are not installed are left out (those on torch need
-`pip install torch` first). Writes `results/autoregressive.json` as it goes, and prints the table
-that the README shows. On a GPU the same script runs; `--batches 65536` asks for what fits there.
+Needs the extra `bench`; peers that are not installed are left out. Writes
+`results/autoregressive.json` as it goes, and prints the tables of README.md. On a GPU the same
+script runs; `--batches 65536` asks for what fits there.
 """
 
 import argparse
 import json
-from collections.abc import Callable
 from pathlib import Path
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+import tables
 from peers import (
     PEERS,
     Compiled,
@@ -22,15 +21,14 @@ from peers import (
     ours,
     through_the_substitution,
 )
-from timing import alternate
+from timing import about, alternate
 from tqdm import tqdm
 
 SIZES = ((2, 64), (8, 128), (43, 512), (64, 512), (128, 1024), (784, 1568))
 BATCHES = (1, 256, 1000)
 LAYERS = (1, 5)
 LONGEST_S = {"sample": 6.0, "sample gradient": 2.0}  # expected to take longer: left out
-RESULT = Path(__file__).parent / "results" / "autoregressive.json"
-KINDS = "log_prob", "gradient", "sample", "sample gradient"
+RESULT = tables.RESULTS / "autoregressive.json"
 
 
 def measure(size: int, width: int, batch: int, num_layers: int) -> dict:
@@ -113,57 +111,6 @@ def machine() -> list[float]:
     return _MACHINE
 
 
-def table_of_ours(rows: list[dict]) -> str:
-    """Our own ratios of medians, in Markdown."""
-    of = lambda *pair: lambda row: _ratio(row, *pair)
-    heads = {
-        "sample / log_prob": of(("sample", "ours"), ("log_prob", "ours")),
-        "their gradients": of(("sample gradient", "ours"), ("gradient", "ours")),
-        "log_prob / dense": of(("log_prob", "ours"), ("log_prob", "floor")),
-        "its gradient / dense": of(("gradient", "ours"), ("gradient", "floor")),
-        "naive / blocked": of(("sample", "ours, naive"), ("sample", "ours, blocked")),
-        "Jacobi / blocked": of(("sample", "ours, jacobi"), ("sample", "ours, blocked")),
-        "autodiff / implicit": of(
-            ("sample gradient", "ours, autodiff"), ("sample gradient", "ours, blocked")
-        ),
-        "its memory": lambda row: _memory(row, "ours, autodiff, sample gradient"),
-        "log_prob gradient's memory": lambda row: _memory(row, "ours, gradient"),
-        "compile sample, s": lambda row: f"{row['compile s']['ours, sample']:.1f}",
-    }
-    return _markdown(rows, heads)
-
-
-def table_of_others(rows: list[dict]) -> str:
-    """How many times longer others take, in Markdown."""
-    cell = lambda kind: (
-        lambda row: " / ".join(_ratio(row, (kind, name), (kind, "ours")) for name in PEERS)
-    )
-    return f"({' / '.join(PEERS)})\n\n" + _markdown(rows, {kind: cell(kind) for kind in KINDS})
-
-
-def _ratio(row: dict, above: tuple[str, str], below: tuple[str, str]) -> str:
-    if below[1] not in row[below[0]]:
-        below = below[0], "ours"  # which is "blocked"
-    if above[1] not in row[above[0]]:
-        return "-"
-    value = row[above[0]][above[1]]["median_ms"] / row[below[0]][below[1]]["median_ms"]
-    return f"{value:.2f}" if value < 9.95 else f"{value:.0f}"
-
-
-def _memory(row: dict, name: str) -> str:
-    memory = row["temporary memory MB"]
-    return f"{memory[name] / memory['ours, sample gradient']:.2f}"
-
-
-def _markdown(rows: list[dict], columns: dict[str, Callable[[dict], str]]) -> str:
-    heads = ["D, H", "batch", "layers", *columns]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for row in rows:
-        cells = [f"{row['D']}, {row['H']}", str(row["batch"]), str(row["layers"])]
-        lines.append("| " + " | ".join(cells + [column(row) for column in columns.values()]) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Measures, writes the JSON, prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -176,12 +123,11 @@ def main() -> None:
     if not options.show:
         run(options)
     rows = json.loads(options.result.read_text())["rows"]
-    print(table_of_ours(rows), table_of_others(rows), sep="\n\n")
+    print(tables.of_ours(rows), tables.of_others(rows), sep="\n\n")
 
 
 def run(options: argparse.Namespace) -> None:
     """Measures every case and writes the JSON after each."""
-    device = jax.devices()[0]
     rows: list[dict] = []
     cases = [
         (d, h, b, n) for n in options.layers for d, h in SIZES if d in options.sizes
@@ -191,8 +137,7 @@ def run(options: argparse.Namespace) -> None:
         rows.append(measure(*case))
         flops, bandwidth = machine()
         summary = {
-            "device": f"{device.device_kind}, {jax.local_device_count()} device",
-            "jax": jax.__version__,
+            **about(),
             "product, GFLOP/s": flops / 1e9,
             "copy, GB/s": bandwidth / 1e9,
             "rows": rows,

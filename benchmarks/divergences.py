@@ -9,21 +9,22 @@ About ten minutes on 2 cores.
 import argparse
 import json
 import time
-from pathlib import Path
 
 import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import tables
 from scipy.linalg import solve_triangular
 from scipy.special import log_softmax, logsumexp, rel_entr, softmax
 from scipy.stats import entropy
+from timing import about
 from tqdm import tqdm
 
 import flows
 from flows.divergences import jensen_shannon, kl, mixture_kl, pairwise_kl, total_variation
 
-RESULTS = Path(__file__).parent / "results" / "divergences.json"
+RESULT = tables.RESULTS / "divergences.json"
 SIZE = 8
 
 
@@ -187,40 +188,14 @@ def histograms(count=20_000, bins=100, subset=200):
     }  # fmt: skip
 
 
-def table(header, rows):
-    """Prints a table in Markdown."""
-    lines = [header, ["---"] * len(header), *rows]
-    print("\n" + "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines))
-
-
 def show(results):
     """Prints what has been measured."""
-    if "coverage" in results:
-        rows = results["coverage"]
-        names = list(dict.fromkeys(row["estimator"] for row in rows))
-        cell = {(row["pair"], row["estimator"]): f"{row['coverage']:.1%}" for row in rows}
-        pairs = dict.fromkeys(row["pair"] for row in rows)
-        table(["", *names], [[a, *(cell.get((a, b), "") for b in names)] for a in pairs])
-    if "variance" in results:
-        names = list(results["variance"][0])
-        table(names, [[f"{row[name]:.3g}" for name in names] for row in results["variance"]])
-    if "mixtures" in results:
-        rows = results["mixtures"]
-        header = [f"d = {r['size']} (KL {r['median']:.2g})" for r in rows]
-        lines = [
-            [name, *(f"{r[name]['median']:.2g}, {r[name]['bias']:+.2g}, {r[name]['largest']:.2g}"
-                     for r in rows)]
-            for name in (*APPROXIMATIONS, *BOUNDS)
-        ]  # fmt: skip
-        table(["median, mean and largest error", *header], lines)
-        print(f"\nbounds violated: {sum(r['violations'] for r in rows)}")
-    if "histograms" in results:
-        r = results["histograms"]
-        print(f"\n{r['count']:,} x {r['count']:,} histograms of {r['bins']} bins: "
-              f"{r['seconds'][1]:.1f} s ({r['seconds'][0]:.1f} to {r['seconds'][-1]:.1f}); two "
-              f"loops over scipy.stats.entropy {r['ratio'][1]:,.0f} times as long "
-              f"({r['ratio'][0]:,.0f} to {r['ratio'][-1]:,.0f}); largest difference "
-              f"{r['largest_difference']:.1g}")  # fmt: skip
+    for part, text in {
+        "coverage": tables.of_coverage, "variance": tables.of_variance,
+        "mixtures": tables.of_mixtures, "histograms": tables.of_histograms,
+    }.items():  # fmt: skip
+        if part in results:
+            print(text(results[part]), end="\n\n")
 
 
 PARTS = {
@@ -232,9 +207,9 @@ if __name__ == "__main__":
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--show", action="store_true", help="print the stored results only")
     arguments = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+    results = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     if not arguments.show:
         for part in arguments.parts:
-            results[part] = PARTS[part]()
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+            results |= about() | {part: PARTS[part]()}
+            RESULT.write_text(json.dumps(results, indent=1) + "\n")
     show(results)

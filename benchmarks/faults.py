@@ -1,6 +1,10 @@
-"""What `flows.fit` does when things go wrong: tries each fault and prints a table of what came."""
+"""What `flows.fit` does when things go wrong: tries each fault and says what came of it.
+
+Writes `results/faults.json` and prints the table of README.md.
+"""
 
 import _thread
+import json
 import re
 import resource
 import signal
@@ -13,11 +17,14 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
+import tables
 from flax import nnx
+from timing import about
 
 import flows
 from flows.training import checkpoints, loop
 
+RESULT = tables.RESULTS / "faults.json"
 NUM_ROWS = 2000
 checkpoints.SHARE = 1e9  # save at every look of the host,
 loop.SECONDS_PER_CHUNK = 0.02  # which looks often
@@ -137,14 +144,15 @@ def outcome(fault: Callable[[], flows.FitResult]) -> str:
             said = [f"{result.stop_reason}, validation loss {loss:.3g}"]
     said += sorted({f"warning: {warning.message}" for warning in caught})[:1]
     text = ". ".join(said).replace("\n", " ").replace("|", "\\|")
-    return re.sub(rf"{tempfile.gettempdir()}/\w+", "DIR", text)
+    text = re.sub(rf"{tempfile.gettempdir()}/\w+", "DIR", text)
+    return re.sub(r"(OUT_OF_RANGE:).*", r"\1 ...", text)
 
 
 def main() -> None:
-    """Prints the table."""
-    print("| Fault | What comes of it |", "|---|---|", sep="\n")
-    for name, fault in FAULTS.items():
-        print(f"| {name} | {outcome(fault)} |", flush=True)
+    """Tries them all, writes the JSON, prints the table."""
+    result = about() | {"faults": {name: outcome(fault) for name, fault in FAULTS.items()}}
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(tables.of_faults(result))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,13 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
+
+import tables
+from timing import about
 
 PAIRS = 9
 BASELINE = "import distrax, flax.nnx, optax"
-RESULT = Path(__file__).parent / "results" / "import_time.json"
+RESULT = tables.RESULTS / "import_time.json"
 
 
 def seconds(statement: str) -> float:
@@ -34,12 +36,11 @@ def main() -> None:
         "difference, min s": min(extra),
         "difference, max s": max(extra),
         "pairs": PAIRS,
-        "python": sys.version.split()[0],
+        **about(),
     }
     RESULT.parent.mkdir(exist_ok=True)
     RESULT.write_text(json.dumps(summary, indent=2) + "\n")
-    for name, value in summary.items():
-        print(f"{name:50} {value if isinstance(value, int | str) else round(value, 3)}")
+    print(tables.of_import_time(summary))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,20 @@
 """Timing calls side by side: in turn, so that a busy machine slows all of them alike."""
 
+import json
 import math
+import os
+import platform
 import random
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import jax
+from tqdm import tqdm
 
 ROUNDS = 9
 AT_LEAST = 3  # rounds, however slow a call is
@@ -35,6 +44,41 @@ def alternate(calls: dict[str, Callable[[], Any]]) -> dict[str, dict[str, float]
             if turn < AT_LEAST or sum(times[name]) * repeats[name] < BUDGET_S:
                 times[name].append(_seconds(calls[name], repeats[name]))
     return {name: _summary(times[name]) for name in calls}
+
+
+def about() -> dict[str, Any]:
+    """What was measured on, and with."""
+    device = jax.devices()[0].device_kind
+    versions = {"jax": jax.__version__, "python": platform.python_version()}
+    return {"device": device, "cores": os.cpu_count(), **versions}
+
+
+def in_turn(arguments: list[str], before: str | None, repeats: int) -> dict[str, list[Any]]:
+    """Runs a script in fresh processes, in turn on this library and on another checkout of it.
+
+    Args:
+        arguments: The script and its arguments; the last line that it prints is JSON.
+        before: Path of the other checkout; None for none.
+        repeats: How often each.
+
+    Returns:
+        What was printed, of each run, by "now" and, with another checkout, "before".
+    """
+    checkouts = ({"before": before} if before else {}) | {"now": Path(__file__).parent.parent}
+    found: dict[str, list[Any]] = {label: [] for label in checkouts}
+    for _ in tqdm(range(repeats), desc=" ".join([Path(arguments[0]).stem, *arguments[2:]])):
+        for label, path in checkouts.items():
+            environment = os.environ | {"PYTHONPATH": str(path)}
+            done = subprocess.run(
+                [sys.executable, *arguments], env=environment, check=True, stdout=subprocess.PIPE
+            )
+            found[label].append(json.loads(done.stdout.splitlines()[-1]))
+    return found
+
+
+def median_and_range(values: list[float]) -> dict[str, float]:
+    """The median, the least and the greatest."""
+    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
 
 
 def _seconds(call: Callable[[], Any], repeats: int) -> float:

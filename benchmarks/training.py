@@ -1,7 +1,7 @@
 """What training costs: ours, FlowJAX's `fit_to_data`, and plain loops around zuko and torch.
 
 Needs the extra `bench`; zuko is left out if it is not installed. Writes `results/training.json` and
-prints the tables that the README shows. Parts: epochs, starts, compilation, devices, memory,
+prints the tables of README.md. Parts: epochs, starts, compilation, devices, memory,
 precision.
 """
 
@@ -23,19 +23,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import tables
 from flax import nnx
+from timing import about
 from tqdm import tqdm
 
 import flows
 from flows.density import MaximumLikelihood
 from flows.training import train
 
-RESULT = Path(__file__).parent / "results" / "training.json"
+RESULT = tables.RESULTS / "training.json"
 CASES = ((2, 8, (50,), 18_000, 100), (2, 8, (50,), 18_000, 500), (43, 5, (512, 512), 18_000, 500))
 ROUNDS = 5
 MEMMAP_GB = 5.0
 DEVICES = 1, 2, 4, 8
-SPREAD = "gap's standard error"
 
 warnings.filterwarnings("ignore", module="flowjax")
 
@@ -183,7 +184,7 @@ def precision() -> dict:
         "float32": float(exact.mean()),
         "bfloat16": float(rough.mean()),
         "gap": float(gap.mean()),
-        SPREAD: float(gap.std() / np.sqrt(len(gap))),
+        tables.SPREAD: float(gap.std() / np.sqrt(len(gap))),
     }
 
 
@@ -256,59 +257,6 @@ def _in_another_process(*arguments: str, **environment: str) -> str:
 PARTS = {part.__name__: part for part in (epochs, starts, compilation, devices, memory, precision)}
 
 
-def tables(result: dict) -> str:
-    """The results in Markdown."""
-    others = "flowjax", "zuko"
-    lines = []
-    if "epochs" in result:
-        lines += [
-            "| D, layers, hidden | batch | flows, s | FlowJAX | zuko |",
-            "|---|---|---|---|---|",
-        ]
-        for row in result["epochs"]:
-            size = f"{row['D']}, {row['layers']}, {' x '.join(map(str, row['hidden']))}"
-            cells = [size, str(row["batch"]), _seconds(row, "ours")]
-            lines.append("| " + " | ".join(cells + [_times(row, name) for name in others]) + " |")
-        lines.append("")
-    lines += ["| what | measured |", "|---|---|"]
-    for part, line in {
-        "starts": lambda row: (
-            "a repeated fit of one step | "
-            + ", ".join(f"{name} {row[name]['median']:.3f} s" for name in row)
-        ),
-        "compilation": lambda row: (
-            "a first fit of one step, 2 and 32 layers | "
-            + " and ".join(f"{row[layers]['median']:.1f} s" for layers in ("2", "32"))
-        ),
-        "devices": lambda rows: (
-            "rows a second, 1,000 a step for each of "
-            + ", ".join(str(row["devices"]) for row in rows)
-            + " forced devices | "
-            + ", ".join(f"{1000 * row['devices'] * row['steps per second']:,.0f}" for row in rows)
-        ),
-        "memory": lambda row: (
-            f"memory for a file of {row['file']} GB, beyond that for few rows | "
-            f"{row['beyond']:.2f} GB"
-        ),
-        "precision": lambda row: (
-            "held-out log-likelihood, bfloat16 less float32 | "
-            f"{row['gap']:.5f} +- {row[SPREAD]:.5f} nats"
-        ),
-    }.items():
-        if part in result:
-            lines.append(f"| {line(result[part])} |")
-    return "\n".join(lines)
-
-
-def _seconds(row: dict, name: str) -> str:
-    value = row[name]
-    return f"{value['median']:.3f} ({value['low']:.3f} - {value['high']:.3f})"
-
-
-def _times(row: dict, name: str) -> str:
-    return f"{row[name]['median'] / row['ours']['median']:.1f} times" if name in row else "-"
-
-
 def main() -> None:
     """Measures the parts asked for, writes the JSON, prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -324,12 +272,12 @@ def main() -> None:
         return print(_peak_memory(options.one_memmap[0], int(options.one_memmap[1])))
     result = json.loads(options.result.read_text()) if options.result.exists() else {}
     for name in [] if options.show else options.parts:
-        device = jax.devices()[0]
-        result["device"] = f"{device.device_kind}, {os.cpu_count()} cores"
-        result["jax"] = jax.__version__
+        result |= about()
         result[name] = PARTS[name]()
         options.result.write_text(json.dumps(result, indent=1) + "\n")
-    return print(tables(result))
+    if "epochs" in result:
+        print(tables.of_epochs(result["epochs"]), end="\n\n")
+    return print(tables.of_training(result))
 
 
 if __name__ == "__main__":

@@ -50,7 +50,8 @@ def main() -> None:
     FIGURES.mkdir(exist_ok=True)
     draws = result.student.sample(seed=jax.random.key(2), sample_shape=(len(test),))
     samples = {"held-out galaxies": test, "IAF draws": draws}
-    plotting.corner(samples, table["columns"]).savefig(FIGURES / "corner.png", dpi=110)
+    corner = plotting.corner(samples, table["columns"], num_bins=28)
+    corner.savefig(FIGURES / "corner.png", dpi=90)
     plotting.losses(
         {
             "MAF: negative log-likelihood": fit.history,

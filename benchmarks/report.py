@@ -1,0 +1,118 @@
+"""Writes benchmarks/README.md from `results/*.json`: every figure in it is read from there."""
+
+from pathlib import Path
+
+import tables
+from tables import load
+
+README = Path(__file__).parent / "README.md"
+
+
+def on(result: dict) -> str:
+    """What was measured on, as far as the results say."""
+    said = [f"{name} {result[name]}" for name in ("device", "cores", "jax") if name in result]
+    return f" ({', '.join(said)}.)" if said else ""
+
+
+def text() -> str:
+    """The page."""
+    flow, training, faults = load("autoregressive"), load("training"), load("faults")
+    answers, calls, imports = load("first_answers"), load("calls"), load("import_time")
+    divergences = load("divergences")
+    names, rows = " / ".join(tables.others(flow["rows"])), f"{training['epochs'][0]['rows']:,}"
+    mixtures = divergences["mixtures"]
+    pairs, violations = (sum(row[name] for row in mixtures) for name in ("pairs", "violations"))
+    return f"""<!-- Written by report.py from results/*.json: change those, not this. -->
+# Benchmarks
+
+`make benchmarks` measures all of this anew, which takes long, writes `results/*.json` and makes
+this page. One script alone: `.venv/bin/python benchmarks/calls.py`, and then `.venv/bin/python
+benchmarks/report.py`. What is compared is measured in turn, so that a busy machine slows all
+alike; a cell with a range holds the median and, of `training.py`, the quartiles, of the others
+the least and the greatest.
+
+## Both directions of an autoregressive flow
+
+`autoregressive.py` times masked autoregressive flows of equal size: two hidden layers of H ReLU
+units, affine maps. How many times longer than ours the others take, {names};
+"gradient" is that of `log_prob` and "sample gradient" that through sampling, in all weights; "-"
+was not run, as one call takes seconds. At batch 1 the masked weights have to be made in every
+pass, so there our largest networks are slower forward than those of libraries that
+store them.{on(flow)}
+
+{tables.of_others(flow["rows"])}
+
+Our own ratios: sampling over `log_prob` and the gradients through them, `log_prob` over the same
+dense products without masks, the naive loop and Jacobi iteration (`inverse="jacobi"`) over
+blocked substitution, and differentiating through the substitution over our implicit gradient, in
+time and memory.
+
+{tables.of_ours(flow["rows"])}
+
+![time of sampling against dimension](../docs/figures/sampling.png)
+
+`chart.py` draws the medians, with bands from quartile to quartile.
+
+## Training
+
+`training.py`. An epoch of fitting a MAF to {rows} rows, shuffling and validation included, and
+how many times longer FlowJAX's `fit_to_data` and a plain loop around zuko take.{on(training)}
+
+{tables.of_epochs(training["epochs"])}
+
+{tables.of_training(training)}
+
+## The first answer
+
+`first_answers.py`. Seconds in a fresh process until there is a result, and how much of them went
+into importing, tracing, lowering and compiling. Median and range of {answers["repeats"]} runs.
+{on(answers)}
+
+{tables.of_first_answers(answers)}
+
+## Single calls
+
+`calls.py`. A MAF of 8 dimensions, called as it is and under `jax.jit`, with all that a call costs
+in Python. Median and range of {calls["repeats"]} runs.{on(calls)}
+
+{tables.of_calls(calls)}
+
+## Importing
+
+`import_time.py`, {imports["pairs"]} pairs of fresh interpreters.{on(imports)}
+
+{tables.of_import_time(imports)}
+
+## Faults
+
+`faults.py`, on 2,000 rows of a Gaussian whose entropy is 2.84 nats.{on(faults)}
+
+{tables.of_faults(faults)}
+
+## Divergences
+
+`divergences.py`; [which to use when](../flows/divergences/README.md).{on(divergences)}
+
+How often value +- 1.96 standard errors holds the exact value, of 1,000 repetitions with 10,000
+draws. The KL divergences are of pairs of autoregressive flows in 8 dimensions, which are
+Gaussians; JS and TV of two normals.
+
+{tables.of_coverage(divergences["coverage"])}
+
+The same pairs: standard error times sqrt(draws), which is the sd of one draw if draws are
+independent.
+
+{tables.of_variance(divergences["variance"])}
+
+{pairs} random pairs of mixtures of 5 Gaussians, against 1,000,000 draws each: the median of the
+absolute error, the mean error and the largest, in nats. Bounds violated by more than 4 standard
+errors of the draws: {violations}.
+
+{tables.of_mixtures(mixtures)}
+
+{tables.of_histograms(divergences["histograms"])}
+"""
+
+
+if __name__ == "__main__":
+    README.write_text(text())

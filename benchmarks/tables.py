@@ -1,0 +1,195 @@
+"""The results in `results/*.json` as Markdown tables; each function returns what one file holds."""
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+KINDS = "log_prob", "gradient", "sample", "sample gradient"
+OTHERS = "FlowJAX", "zuko", "nflows", "normflows"
+SPREAD = "gap's standard error"
+
+
+def load(name: str) -> dict:
+    """The results of the script of this name."""
+    return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def table(head: Iterable, rows: Iterable[Iterable]) -> str:
+    """A table in Markdown."""
+    head = list(map(str, head))
+    lines = [head, ["---"] * len(head), *(map(str, row) for row in rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def spread(row: dict, digits: str = ".3f") -> str:
+    """A median with its quartiles or range."""
+    return f"{row['median']:{digits}} ({row['low']:{digits}} - {row['high']:{digits}})"
+
+
+# autoregressive.py
+
+
+def others(rows: list[dict]) -> list[str]:
+    """The other libraries that were measured."""
+    return [name for name in OTHERS if any(name in row["log_prob"] for row in rows)]
+
+
+def of_others(rows: list[dict]) -> str:
+    """How many times longer others take."""
+    names = others(rows)
+    cell = lambda kind: (
+        lambda row: " / ".join(_ratio(row, (kind, name), (kind, "ours")) for name in names)
+    )
+    return _by_size(rows, {kind: cell(kind) for kind in KINDS})
+
+
+def of_ours(rows: list[dict]) -> str:
+    """Our own ratios of medians."""
+    of = lambda *pair: lambda row: _ratio(row, *pair)
+    heads = {
+        "sample / log_prob": of(("sample", "ours"), ("log_prob", "ours")),
+        "their gradients": of(("sample gradient", "ours"), ("gradient", "ours")),
+        "log_prob / dense": of(("log_prob", "ours"), ("log_prob", "floor")),
+        "its gradient / dense": of(("gradient", "ours"), ("gradient", "floor")),
+        "naive / blocked": of(("sample", "ours, naive"), ("sample", "ours, blocked")),
+        "Jacobi / blocked": of(("sample", "ours, jacobi"), ("sample", "ours, blocked")),
+        "autodiff / implicit": of(
+            ("sample gradient", "ours, autodiff"), ("sample gradient", "ours, blocked")
+        ),
+        "its memory": lambda row: _memory(row, "ours, autodiff, sample gradient"),
+        "log_prob gradient's memory": lambda row: _memory(row, "ours, gradient"),
+        "compile sample, s": lambda row: f"{row['compile s']['ours, sample']:.1f}",
+    }
+    return _by_size(rows, heads)
+
+
+def _ratio(row: dict, above: tuple[str, str], below: tuple[str, str]) -> str:
+    if below[1] not in row[below[0]]:
+        below = below[0], "ours"  # which is "blocked"
+    if above[1] not in row[above[0]]:
+        return "-"
+    value = row[above[0]][above[1]]["median_ms"] / row[below[0]][below[1]]["median_ms"]
+    return f"{value:.2f}" if value < 9.95 else f"{value:.0f}"
+
+
+def _memory(row: dict, name: str) -> str:
+    memory = row["temporary memory MB"]
+    return f"{memory[name] / memory['ours, sample gradient']:.2f}"
+
+
+def _by_size(rows: list[dict], columns: dict[str, Callable[[dict], str]]) -> str:
+    cells = lambda row: [f"{row['D']}, {row['H']}", row["batch"], row["layers"]]
+    lines = ([*cells(row), *(column(row) for column in columns.values())] for row in rows)
+    return table(["D, H", "batch", "layers", *columns], lines)
+
+
+# training.py
+
+
+def of_epochs(rows: list[dict]) -> str:
+    """Seconds an epoch takes us, and how many times longer others."""
+    times = lambda row, name: (
+        f"{row[name]['median'] / row['ours']['median']:.1f} times" if name in row else "-"
+    )
+    size = lambda row: f"{row['D']}, {row['layers']}, {' x '.join(map(str, row['hidden']))}"
+    lines = (
+        [size(row), row["batch"], spread(row["ours"]), times(row, "flowjax"), times(row, "zuko")]
+        for row in rows
+    )
+    return table(["D, layers, hidden", "batch", "flows, s", "FlowJAX", "zuko"], lines)
+
+
+def of_training(result: dict) -> str:
+    """Starts, compilation, devices, memory and precision, as far as they were measured."""
+    lines = {
+        "starts": lambda row: (
+            "a repeated fit of one step",
+            ", ".join(f"{name} {row[name]['median']:.3f} s" for name in row),
+        ),
+        "compilation": lambda row: (
+            "a first fit of one step, 2 and 32 layers",
+            " and ".join(f"{row[layers]['median']:.1f} s" for layers in ("2", "32")),
+        ),
+        "devices": lambda rows: (
+            "rows a second, 1,000 a step for each of "
+            + ", ".join(str(row["devices"]) for row in rows)
+            + " forced devices",
+            ", ".join(f"{1000 * row['devices'] * row['steps per second']:,.0f}" for row in rows),
+        ),
+        "memory": lambda row: (
+            f"memory for a file of {row['file']} GB, beyond that for few rows",
+            f"{row['beyond']:.2f} GB",
+        ),
+        "precision": lambda row: (
+            "held-out log-likelihood, bfloat16 less float32",
+            f"{row['gap']:.5f} +- {row[SPREAD]:.5f} nats",
+        ),
+    }
+    found = (line(result[part]) for part, line in lines.items() if part in result)
+    return table(["what", "measured"], found)
+
+
+# faults.py, import_time.py, first_answers.py, calls.py
+
+
+def of_faults(result: dict) -> str:
+    """What comes of each fault."""
+    return table(["Fault", "What comes of it"], result["faults"].items())
+
+
+def of_import_time(result: dict) -> str:
+    """Seconds for an import, beside the import of what it stands on."""
+    lines = ((name, f"{value:.3f}") for name, value in result.items() if name.endswith(" s"))
+    return table(["what", "measured"], lines)
+
+
+def of_first_answers(result: dict) -> str:
+    """Seconds to the first answer, and how much of it went into what."""
+    parts = "total", "importing", "tracing", "lowering", "compiling"
+    lines = ([row["case"], row["flows"], *(spread(row[p], ".2f") for p in parts)]
+             for row in result["rows"])  # fmt: skip
+    return table(["case", "flows", *(f"{part}, s" for part in parts)], lines)
+
+
+def of_calls(result: dict) -> str:
+    """Milliseconds of a call, made eagerly and under `jax.jit`."""
+    lines = ([row["call"], row["flows"], spread(row["eager"]), spread(row["jit"])]
+             for row in result["rows"])  # fmt: skip
+    return table(["call", "flows", "eager, ms", "jit, ms"], lines)
+
+
+# divergences.py
+
+
+def of_coverage(rows: list[dict]) -> str:
+    """Share of intervals that hold the exact value."""
+    names = list(dict.fromkeys(row["estimator"] for row in rows))
+    cell = {(row["pair"], row["estimator"]): f"{row['coverage']:.1%}" for row in rows}
+    pairs = dict.fromkeys(row["pair"] for row in rows)
+    return table(["", *names], ([a, *(cell.get((a, b), "") for b in names)] for a in pairs))
+
+
+def of_variance(rows: list[dict]) -> str:
+    """The sd of one draw."""
+    return table(rows[0], ([f"{value:.3g}" for value in row.values()] for row in rows))
+
+
+def of_mixtures(rows: list[dict]) -> str:
+    """Errors of the bounds and approximations."""
+    names = (name for name, value in rows[0].items() if isinstance(value, dict))
+    cell = lambda e: f"{e['median']:.2g}, {e['bias']:+.2g}, {e['largest']:.2g}"
+    head = (f"d = {row['size']} (KL {row['median']:.2g})" for row in rows)
+    lines = ([name, *(cell(row[name]) for row in rows)] for name in names)
+    return table(["median, mean and largest error", *head], lines)
+
+
+def of_histograms(r: dict) -> str:
+    """All pairs of histograms, in a sentence."""
+    times = "{1:,.{d}f} ({0:,.{d}f} to {2:,.{d}f})"
+    return (
+        f"{r['count']:,} x {r['count']:,} histograms of {r['bins']} bins: "
+        f"{times.format(*r['seconds'], d=1)} s; two loops over `scipy.stats.entropy` "
+        f"{times.format(*r['ratio'], d=0)} times as long; largest difference "
+        f"{r['largest_difference']:.1g}."
+    )
