@@ -167,6 +167,15 @@ def test_layouts_are_told_apart():
     assert not same_layout(conditional, iaf(context_size=2, standardize_with=(x, 10 + 5 * c)))
 
 
+def test_layouts_with_other_transformers_or_contexts_are_told_apart():
+    affine = lambda bound: flows.bijectors.Affine(max_log_scale=bound)
+    iaf = lambda **options: flows.iaf(2, num_layers=3, rngs=nnx.Rngs(0), **options).bijector
+    narrow = teacher(transformer=affine(0.1)).bijector
+    assert same_layout(narrow, iaf(transformer=affine(0.1)))
+    assert not same_layout(narrow, iaf(transformer=affine(10.0)))
+    assert not same_layout(teacher(context_size=2).bijector, iaf())
+
+
 def test_a_student_with_another_base_learns_from_draws():
     maf = teacher(base=flows.DiagonalNormal(2), num_layers=2)
     own = flows.iaf(2, num_layers=2, hidden_sizes=(16, 16), rngs=nnx.Rngs(1))

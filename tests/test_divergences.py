@@ -11,8 +11,9 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 
 import flows
 from flows import divergences
-from flows.divergences import Estimate, kl
+from flows.divergences import Estimate, kl, mixture_kl
 from flows.divergences.draws import scrambled_sobol
+from flows.divergences.symmetric import _alpha_of
 
 
 def test_closed_form_of_normals():
@@ -185,6 +186,7 @@ def test_control_variate_is_less_variable_near_and_falls_back_far_off():
         kl(P, near, key=KEY, method=method) for method in ("monte_carlo", "control_variate")
     )
     assert controlled.standard_error < plain.standard_error / 10
+    assert controlled.method == "control_variate"
     for q in (far, distrax.MixtureSameFamily(  # half of whose mass no draw of p sees
         distrax.Categorical(probs=jnp.array([0.5, 0.5])),
         distrax.Normal(jnp.array([0.0, 50.0]), jnp.ones(2)),
@@ -193,6 +195,14 @@ def test_control_variate_is_less_variable_near_and_falls_back_far_off():
             kl(P, q, key=KEY, method=method) for method in ("monte_carlo", "control_variate")
         )
         np.testing.assert_allclose(controlled.value, plain.value)
+        assert controlled.method == "monte_carlo"
+
+
+def test_the_method_says_what_nobody_knows_beforehand():
+    method = lambda q: kl(P, q, key=KEY, method="control_variate").method
+    assert method(distrax.Normal(jnp.array([0.05, 5.0]), 1.0)) == "guarded_control_variate"
+    inside_jit = jax.jit(lambda key: kl(P, Q, key=key, method="control_variate"))(KEY)
+    assert inside_jit.method == "guarded_control_variate"
 
 
 def test_conditionals_multiply_to_the_density():
@@ -437,3 +447,71 @@ def test_everything_runs_inside_jit():
         return jnp.stack([*drawn, *closed])
 
     np.testing.assert_allclose(jax.jit(values)(KEY), values(KEY), rtol=1e-4)
+
+
+NEAR = {  # at a distance of d^2 / 2 in KL
+    "jeffreys": lambda p, q: divergences.jeffreys(p, q, key=KEY).value / 2,
+    "jensen_shannon": lambda p, q: 4 * divergences.jensen_shannon(p, q, key=KEY).value,
+    "hellinger": lambda p, q: 4 * divergences.hellinger(p, q, key=KEY).value ** 2,
+    "bhattacharyya": lambda p, q: 4 * divergences.bhattacharyya(p, q, key=KEY).value,
+    "control_variate": lambda p, q: kl(p, q, key=KEY, method="control_variate").value,
+    **{
+        f"alpha {order}": lambda p, q, order=order: divergences.alpha(p, q, order, key=KEY).value
+        for order in (1e-3, 0.2, 0.5, 0.9, 0.999, 1.5, 3.0)
+    },
+    **{
+        f"renyi {order}": lambda p, q, order=order: (
+            divergences.renyi(p, q, order, key=KEY).value / order
+        )
+        for order in (1e-3, 0.2, 0.999, 1.001, 2.0)
+    },
+}
+
+
+@pytest.mark.parametrize("name", NEAR)
+def test_no_digits_cancel_near_equality(name):
+    for shift in (1e-2, 1e-3, 1e-4, 1e-5):
+        drawn = NEAR[name](unknown(P), unknown(distrax.Normal(shift, 1.0)))
+        np.testing.assert_allclose(drawn, shift**2 / 2, rtol=4 * 0.0143)  # sd of a squared normal
+    assert NEAR[name](P, P) == 0
+
+
+@pytest.mark.parametrize("order", [1e-6, 0.3, 0.5, 0.8, 1 - 1e-6, 1 + 1e-6, 3.0])
+def test_draws_of_alpha_against_their_formula(order):
+    t = np.concatenate([np.geomspace(1e-3, 25, 80), -np.geomspace(1e-3, 25, 80)])
+    a, s = np.longdouble(order), 1 / (1 + np.exp(-np.longdouble(t)))
+    exact = 2 * (s**a * (1 - s) ** (1 - a) - a * s - (1 - a) * (1 - s)) / (a * (a - 1))
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(_alpha_of(jnp.asarray(t), order), exact.astype(float), rtol=1e-6)
+    drawn = _alpha_of(jnp.asarray(t, jnp.float32), order)
+    np.testing.assert_allclose(drawn, exact.astype(float), rtol=3e-5)
+    ends = _alpha_of(jnp.array([jnp.inf, -jnp.inf]), order)
+    np.testing.assert_allclose(ends, [2 / (1 - order) if order < 1 else jnp.inf, 2 / order])
+
+
+def test_standard_errors_of_large_and_of_tiny_draws():
+    for size in (1e-25, 1.0, 1e25):
+        estimate = Estimate.from_draws(size * jnp.array([1.0, 3.0]))
+        np.testing.assert_allclose(estimate.standard_error, size, rtol=1e-6)
+    assert Estimate.from_draws(jnp.ones(3)).standard_error == 0
+
+
+def test_loops_outside_jit_are_compiled_once(caplog):
+    p = single_layer(0)
+    x = p.sample(seed=KEY, sample_shape=(5,))
+    parts = lambda loc: distrax.MixtureSameFamily(
+        distrax.Categorical(logits=jnp.zeros(2)), distrax.Normal(loc * jnp.arange(2.0), 1.0)
+    )
+    calls = {
+        "conditionals": lambda: p.conditionals(x),
+        "sobol": lambda: scrambled_sobol(KEY, 4, 3),
+        "sobol draws": lambda: kl(P, unknown(Q), key=KEY, sampling="sobol", num_samples=128),
+        "mixtures": lambda: mixture_kl(parts(1.0), parts(2.0), "variational_upper_bound"),
+    }
+    for name, call in calls.items():
+        call()
+        caplog.clear()
+        with jax.log_compiles():
+            call()
+        again = [r.getMessage() for r in caplog.records if "ompil" in r.getMessage()]
+        assert not again, name

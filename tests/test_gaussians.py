@@ -389,3 +389,26 @@ def test_single_gaussians_are_mixtures_of_one():
             mixture_kl(tri(*p), diagonal, name).value, mixture_kl(tri(*p), full, name).value,
             rtol=1e-4,
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("apart", [1e-3, 1e-5])
+@pytest.mark.parametrize("diagonal", [True, False])
+def test_no_digits_cancel_near_equality(apart, diagonal):
+    rng = np.random.default_rng(0)
+    factor = np.eye(4) + 0.3 * np.tri(4, k=-1) * (not diagonal)
+    near = factor * (1 + apart * rng.normal(size=(4, 4)))
+    factor, near = factor.astype(np.float32), near.astype(np.float32)
+
+    def values():
+        make = lambda tril: (
+            distrax.MultivariateNormalDiag(jnp.zeros(4), jnp.diagonal(tril))
+            if diagonal
+            else tri(jnp.zeros(4), tril)
+        )
+        p, q = make(jnp.asarray(near)), make(jnp.asarray(factor))
+        return [kl(p, q).value, *(renyi(p, q, a).value for a in (0.2, 0.9, 0.999, 1.001, 2.0))]
+
+    single = values()
+    with jax.enable_x64(True):
+        factor, near = factor.astype(float), near.astype(float)
+        np.testing.assert_allclose(single, values(), rtol=2e-5)

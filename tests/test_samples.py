@@ -190,6 +190,21 @@ def test_all_pairs(zeros, x64):
     assert (own >= 0).all()
 
 
+def test_no_digits_of_histograms_cancel_near_equality():
+    rng = np.random.default_rng(0)
+    q = histograms(3, zeros=0.0).astype(np.float32)
+    for apart in (1e-2, 1e-4, 1e-6):
+        p = (q * (1 + apart * rng.normal(size=q.shape))).astype(np.float32)
+        a, b = (np.longdouble(h) / np.longdouble(h).sum(-1, keepdims=True) for h in (p, q))
+        m = (a + b) / 2
+        exact_kl = (a * np.log(a / b)).sum(-1).astype(float)
+        exact_js = ((a * np.log(a / m) + b * np.log(b / m)).sum(-1) / 2).astype(float)
+        p = a.astype(np.float32)
+        tolerance = 1e-3 + 1e-7 / apart  # the last one is the rounding of the histograms
+        np.testing.assert_allclose(histogram_kl(p, q), exact_kl, rtol=tolerance)
+        np.testing.assert_allclose(histogram_js(p, q), exact_js, rtol=tolerance)
+
+
 def test_bad_histograms():
     good = histograms(3)
     with pytest.raises(ValueError, match="1 of its 3 histograms do not add up to 1; number 1"):

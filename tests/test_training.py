@@ -151,6 +151,23 @@ def test_a_plateau_is_found_and_a_noisy_descent_is_not_taken_for_one():
         assert 80 <= np.median(delay) < 1300
 
 
+def test_which_falls_are_taken_for_a_plateau_is_as_documented():
+    rng = np.random.default_rng(0)
+    find = jax.jit(jax.vmap(lambda losses: jax.lax.scan(
+        lambda state, loss: (new := state.update(loss), new.reached), Plateau.start(), losses
+    )[1].any()))  # fmt: skip
+    for noise in (rng.normal(size=(100, 10_000)), rng.standard_t(3, (100, 10_000))):
+        stopped = {
+            fall: float(find(noise - fall * noise.std() * np.arange(10_000)).mean())
+            for fall in (0.0, 0.001, 0.0015, 0.002, 0.005)
+        }
+        assert stopped[0.0] == 1
+        assert stopped[0.001] >= 0.97
+        assert 0.03 < stopped[0.0015] < 0.35
+        assert stopped[0.002] <= 0.1
+        assert stopped[0.005] == 0
+
+
 def test_a_run_stops_at_a_plateau():
     def noisy(module, batch, key):
         return ((module.loc[...] - 1.0) ** 2).sum()[None] + 0.1 * jax.random.normal(key, (1,))

@@ -89,7 +89,7 @@ def distill(
             killed, goes on from there.
         callback: Called a few times a second with a `flows.training.TrainingState`, whose steps
             are those of the stage.
-        progress: Whether to show progress bars (only on a terminal).
+        progress: Whether to show bars, or in a log file a line now and then.
 
     Returns:
         A `DistillResult`; print its `.report`.

@@ -94,9 +94,17 @@ def iaf_twin(bijector: Bijector, rngs: nnx.Rngs) -> Bijector:
 
 
 def same_layout(teacher: Bijector, student: Bijector) -> bool:
-    """Whether the student is laid out like `iaf_twin(teacher)`: layer for layer, same orders."""
+    """Whether the student is laid out like `iaf_twin(teacher)`: same layers, transformers, orders.
+
+    The hidden layers of its networks may be any.
+    """
     if is_maf_layer(teacher):
-        return isinstance(student, MaskedAutoregressive) and isinstance(student.transformer, Affine)
+        layer = teacher.bijector
+        return (
+            isinstance(student, MaskedAutoregressive)
+            and student.context_size == layer.context_size
+            and equal(student.transformer, layer.transformer.transformer)
+        )
     if type(teacher) is not type(student) or len(_parts(teacher)) != len(_parts(student)):
         return False
     if isinstance(teacher, Stack) and teacher.num_layers != student.num_layers:

@@ -1,6 +1,5 @@
 """The conditionals p(x_i | x_0 .. x_{i-1}) of flows that are autoregressive in x."""
 
-import distrax
 import jax
 import jax.numpy as jnp
 
@@ -23,8 +22,10 @@ from flows.distributions.bases import Distribution
 from flows.divergences import as_gaussian
 
 
-def normal_conditionals(base: Distribution, bijector: Bijector, x: jax.Array) -> distrax.Normal:
-    """Normals [..., D]: x_i given x_<i is loc_i + scale_i e_i, for points x [..., D].
+def normal_conditionals(
+    base: Distribution, bijector: Bijector, x: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The loc and scale [..., D] of x_i given x_<i, loc_i + scale_i e_i, for points x [..., D].
 
     The bijector is f = h o permutation with h triangular and affine along its diagonal, so that
     w = h^-1(x) has w_i = (x_i - m_i(x_<i)) / s_i(x_<i), and dw_i/dx_i = 1 / s_i.
@@ -48,7 +49,7 @@ def normal_conditionals(base: Distribution, bijector: Bijector, x: jax.Array) ->
 
     x = jnp.broadcast_to(x, jax.eval_shape(whiten, x).shape)
     scale = 1 / jnp.moveaxis(jax.lax.map(derivative, jnp.arange(x.shape[-1])), 0, -1)
-    return distrax.Normal(x - scale * whiten(x), scale)
+    return x - scale * whiten(x), scale
 
 
 def _permutations_before_triangular(bijector: Bijector) -> list[Bijector] | None:

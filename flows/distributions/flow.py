@@ -134,10 +134,15 @@ class Flow(Distribution):
 
         Raises:
             NotImplementedError: Not known for these layers or this base.
+            ValueError: Wrong event size, or the flow waits for a context.
 
         Cost: event_size derivatives of `log_prob`'s inverse pass, in turn.
         """
         self._require_bound_context()
+        return distrax.Normal(*self._conditionals(self._points("value", value)))
+
+    @compiled
+    def _conditionals(self, value: jax.Array) -> tuple[jax.Array, jax.Array]:
         return normal_conditionals(self.base, self.bijector, value)
 
     @compiled(static=(1,))
@@ -162,14 +167,16 @@ class Flow(Distribution):
             )
 
     def kl_divergence(self, other_dist: Any, **kwargs: Any) -> jax.Array:
-        """Monte Carlo estimate of KL(self || other_dist) in nats.
+        """KL(self || other_dist) in nats: the value of `flows.divergences.kl`, without its error.
 
         Args:
             other_dist: A distribution over the same events.
-            **kwargs: `key` and `num_samples` of `flows.divergences.kl`, which also gives the
-                standard error.
+            **kwargs: Those of `flows.divergences.kl`, such as `key` and `num_samples`.
+
+        Raises:
+            ValueError: `key` is missing and there is no closed form.
         """
-        return _monte_carlo_kl(self, other_dist, **kwargs)
+        return _kl(self, other_dist, **kwargs)
 
 
 def require_flow(name: str, value: Any) -> None:
@@ -198,9 +205,9 @@ def require_single(name: str, flow: Flow) -> None:
         )
 
 
-def _monte_carlo_kl(p: Any, q: Any, name: str | None = None, **kwargs: Any) -> jax.Array:
+def _kl(p: Any, q: Any, name: str | None = None, **kwargs: Any) -> jax.Array:
     del name  # tfp passes it to every rule
-    return kl(p, q, **({"key": jax.random.key(0)} | kwargs)).value
+    return kl(p, q, **kwargs).value
 
 
 for _p, _q in [
@@ -208,4 +215,4 @@ for _p, _q in [
     *[(Flow, other) for other in (distrax.Distribution, tfd.Distribution)],
     *[(other, Flow) for other in (distrax.Distribution, tfd.Distribution)],
 ]:
-    tfd.RegisterKL(_p, _q)(_monte_carlo_kl)
+    tfd.RegisterKL(_p, _q)(_kl)

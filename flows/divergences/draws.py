@@ -50,8 +50,9 @@ def draw(p: Any, q: Any, key: jax.Array | None, num_samples: int, sampling: str)
     """
     if key is None:
         raise ValueError(
-            f"key is needed: for {p.name} and {q.name} there is no closed form, and the answer is "
-            "estimated from draws."
+            f"key is needed: the answer is estimated from draws of {p.name}. Pass "
+            "key=jax.random.key(0); in place of the `kl_divergence` of distrax or TFP, which takes "
+            "none, call flows.divergences.kl(p, q, key=...)."
         )
     key = _checks.prng_key("key", key)
     if _checks.positive_int("num_samples", num_samples) < 2:
@@ -113,7 +114,7 @@ def _noise(p: Any, key: jax.Array, n: int, sampling: str) -> tuple[jax.Array, in
         return jnp.stack([half, -half], axis=1).reshape(-1, *shape), len(half)
     log2_size = max(1, int(np.ceil(np.log2(n / RANDOMISATIONS))))
     keys = jax.random.split(key, RANDOMISATIONS)
-    points = jax.vmap(lambda key: scrambled_sobol(key, log2_size, int(np.prod(shape))))(keys)
+    points = jax.vmap(scrambled_sobol, (0, None, None))(keys, log2_size, int(np.prod(shape)))
     return ndtri(points).reshape(-1, *shape), RANDOMISATIONS
 
 
@@ -124,6 +125,12 @@ def scrambled_sobol(key: jax.Array, log2_size: int, num_dims: int) -> jax.Array:
     Joe & Kuo, from `scipy.stats.qmc`) with a random lower triangular matrix over their bits and a
     random digital shift: Matousek 1998, J. Complexity 14.
     """
+    return _scrambled(key, jnp.asarray(_sobol(log2_size, num_dims)))
+
+
+@jax.jit
+def _scrambled(key: jax.Array, points: jax.Array) -> jax.Array:
+    num_dims = points.shape[1]
     matrix_key, shift_key = jax.random.split(key)
     bits = 30  # of scipy's points
     place = jnp.uint32(1) << jnp.arange(bits - 1, -1, -1, dtype=jnp.uint32)  # highest bit first
@@ -131,7 +138,6 @@ def scrambled_sobol(key: jax.Array, log2_size: int, num_dims: int) -> jax.Array:
     rows = jax.random.bits(matrix_key, (num_dims, bits), jnp.uint32)
     rows = (rows & ~(2 * place - 1)) & jnp.uint32(2**bits - 1) | place
     shift = jax.random.bits(shift_key, (num_dims,), jnp.uint32) >> (32 - bits)
-    points = jnp.asarray(_sobol(log2_size, num_dims))
 
     def scrambled(bit: jax.Array) -> jax.Array:
         return (jax.lax.population_count(points & rows[:, bit]) & 1) * place[bit]

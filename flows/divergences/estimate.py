@@ -21,7 +21,8 @@ class Estimate:
         standard_error: Its standard error; 0 for closed forms and for bounds, whose own value is
             exact; NaN for an approximation, whose error nobody knows.
         num_samples: The number of draws it rests on; 0 for none.
-        method: What was computed: "closed_form", "monte_carlo", "variational_upper_bound", ...
+        method: What was computed: "closed_form", "monte_carlo", "variational_upper_bound", ...;
+            "guarded_control_variate" is either of two means (see `kl`).
         p_value: Of a two-sample test, else None.
     """
 
@@ -46,7 +47,10 @@ class Estimate:
         value = means.mean(axis=0)
         infinite = jnp.isinf(value)
         centred = jnp.where(infinite, 0.0, means) - jnp.where(infinite, 0.0, value)
-        error = jnp.sqrt((centred**2).sum(axis=0) / (len(means) - 1) / len(means))
+        scale = jax.lax.stop_gradient(jnp.abs(centred).max(axis=0))
+        scale = jnp.where(scale > 0, scale, 1.0)  # taken out: squares overflow
+        variance = ((centred / scale) ** 2).sum(axis=0) / (len(means) - 1)
+        error = scale * jnp.sqrt(variance / len(means))
         return cls(value, jnp.where(infinite, jnp.inf, error), n, method)
 
     @classmethod

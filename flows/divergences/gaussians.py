@@ -13,6 +13,7 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 
 from flows import _checks
 from flows.divergences.estimate import Estimate
+from flows.divergences.excess import log_excess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +124,9 @@ def kl(p: Gaussian, q: Gaussian) -> jax.Array:
     d = _solve(q.tril, (p.loc - q.loc)[..., None])[..., 0]
     ratio = jnp.diagonal(m, axis1=-2, axis2=-1)
     near = jnp.abs(ratio) < 0.5
-    log_ratio = jnp.where(
-        near, jnp.log1p(jnp.where(near, ratio, 0.0)), jnp.log(p.sd) - jnp.log(q.sd)
-    )
-    return total(
-        0.5 * ((m**2).sum(axis=(-2, -1)) + (d**2).sum(axis=-1)) + (ratio - log_ratio).sum(axis=-1)
-    )
+    far_off = ratio - (jnp.log(p.sd) - jnp.log(q.sd))
+    excess = jnp.where(near, log_excess(jnp.where(near, ratio, 0.0)), far_off)
+    return total(0.5 * ((m**2).sum(axis=(-2, -1)) + (d**2).sum(axis=-1)) + excess.sum(axis=-1))
 
 
 def renyi(p: Gaussian, q: Gaussian, order: float) -> jax.Array:
@@ -136,7 +134,9 @@ def renyi(p: Gaussian, q: Gaussian, order: float) -> jax.Array:
 
     With S = a S_q + (1-a) S_p it is a/2 (loc_p - loc_q)^T S^-1 (loc_p - loc_q)
     - log(|S| / (|S_p|^(1-a) |S_q|^a)) / (2 (a-1)). Source: Gil, Alajaji & Linder 2013,
-    Information Sciences 249.
+    Information Sciences 249. With w the eigenvalues of S_q^-1 S_p - I the logarithm is
+    sum_i log(1 + (1-a) w_i) - (1-a) log(1 + w_i), of which near p = q only the excess over the
+    tangents is computed: they cancel.
     """
     p, q, total = _aligned(p, q)
     n = _solve(q.tril, p.tril)
@@ -145,6 +145,12 @@ def renyi(p: Gaussian, q: Gaussian, order: float) -> jax.Array:
     excess = jnp.where(diverges[..., None], 0.0, excess)
     log_ratio = (jnp.log(p.sd) - jnp.log(q.sd)).sum(axis=-1)
     spread = jnp.log1p(excess).sum(axis=-1) - 2 * (1 - order) * log_ratio
+    m = _solve(q.tril, p.tril - q.tril)
+    w = jnp.linalg.eigvalsh(m + m.mT + m @ m.mT)
+    near = (jnp.abs(w) < 0.1 / max(1.0, order)).all(axis=-1)
+    w = jnp.where(near[..., None], w, 0.0)
+    close = (1 - order) * log_excess(w) - log_excess((1 - order) * w)
+    spread = jnp.where(near, close.sum(axis=-1), spread)
     if order < 1:  # S is a sum of squares: no need to form it
         parts = [order**0.5 * q.tril, (1 - order) ** 0.5 * p.tril]
         factor = lower(jnp.concatenate(parts, axis=-1))

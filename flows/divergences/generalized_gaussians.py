@@ -26,8 +26,11 @@ def generalized_gaussian_kl(
 
         E[Q^b] = 1 / Gamma(n - b) int_0^inf t^(n-b-1) E[Q^n exp(-t Q)] dt,  n > b,
 
-    computed by the trapezoid rule in log t, to the precision of the floats. The series of Bouhlel
-    & Dziri 2019 (IEEE Signal Process. Lett. 26) sums to the same number where it converges.
+    computed by the trapezoid rule in log t. The absolute error is a few roundings of numbers of the
+    size of D (up to 4e-6 at D = 1 and 3e-5 at D = 10 in float32): for p nearer to q than that set
+    `jax_enable_x64`.
+    The series of Bouhlel & Dziri 2019 (IEEE Signal Process. Lett. 26) sums to the same number
+    where it converges.
 
     Args:
         p_scatter: S of p [..., D, D], positive definite.

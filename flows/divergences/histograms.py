@@ -8,6 +8,7 @@ import numpy as np
 from jax.scipy.special import rel_entr, xlogy
 
 from flows import _checks
+from flows.divergences.excess import log_excess
 
 TOLERANCE = 1e-4  # of the sum of a histogram
 
@@ -15,7 +16,8 @@ TOLERANCE = 1e-4  # of the sum of a histogram
 def histogram_kl(p: jax.Array, q: jax.Array) -> jax.Array:
     """KL(p || q) = sum_i p_i log(p_i / q_i) in nats, of histograms.
 
-    By definition 0 log 0 = 0, and inf where q_i = 0 < p_i: nothing is added to the counts.
+    By definition 0 log 0 = 0, and inf where q_i = 0 < p_i: nothing is added to the counts. Added up
+    are p_i log(p_i / q_i) - p_i + q_i: no term is negative, and no digits cancel near p = q.
 
     Args:
         p: Probabilities [..., bins].
@@ -35,7 +37,7 @@ def histogram_kl(p: jax.Array, q: jax.Array) -> jax.Array:
     """
     p, q = _histograms("p", p), _histograms("q", q)
     _same_bins(p, q)
-    return rel_entr(p, q).sum(axis=-1)
+    return _terms(p, q).sum(axis=-1)
 
 
 def histogram_js(p: jax.Array, q: jax.Array) -> jax.Array:
@@ -51,8 +53,15 @@ def histogram_js(p: jax.Array, q: jax.Array) -> jax.Array:
     p, q = _histograms("p", p), _histograms("q", q)
     _same_bins(p, q)
     middle = (p + q) / 2
-    terms = rel_entr(p, middle) + rel_entr(q, middle)
+    terms = _terms(p, middle) + _terms(q, middle)
     return jnp.clip(terms.sum(axis=-1) / 2, 0.0, jnp.log(2.0))
+
+
+def _terms(p: jax.Array, q: jax.Array) -> jax.Array:
+    """Computes p log(p / q) - p + q, elementwise."""
+    near = jnp.abs(q - p) < 0.5 * p
+    ratio = jnp.where(near, q - p, 0.0) / jnp.where(near, p, 1.0)
+    return jnp.where(near, p * log_excess(ratio), rel_entr(p, q) - p + q)
 
 
 def pairwise_kl(p: jax.Array, q: jax.Array | None = None, *, block_size: int = 1024) -> np.ndarray:

@@ -11,6 +11,7 @@ from flows import _checks
 from flows.divergences import gaussians
 from flows.divergences.draws import draw
 from flows.divergences.estimate import Estimate
+from flows.divergences.excess import exp_excess
 from flows.divergences.gaussians import gaussian_pair, same_event_shape
 from flows.divergences.supports import log_prob
 
@@ -45,7 +46,9 @@ def kl(
       tails, or q has mass where p has none, and the mean of r is not 1: where the draws show it,
       the plain mean is returned. They show it if the effective sample size of r is below 90 %, if
       one r is above sqrt(n) (Ionides 2008, J. Comput. Graph. Stat. 17: expected only if r has no
-      variance) or if the mean of r is 4 standard errors away from 1.
+      variance) or if the mean of r is 4 standard errors away from 1. The `method` of the answer is
+      then "monte_carlo"; inside `jit`, or where only some of a batch fall back, nobody can say
+      beforehand, and it is "guarded_control_variate".
     - "rao_blackwell": the mean over draws of sum_i KL(p(x_i | x_<i) || q(x_i | x_<i)), each a
       closed form. For p and q that know these normal conditionals (`Flow.conditionals`): flows of
       affine autoregressive layers that share the order of the coordinates.
@@ -91,11 +94,13 @@ def kl(
     if method == "rao_blackwell":
         return _rao_blackwell(p, q, key, num_samples, sampling)
     x, log_p, weight, groups = draw(p, q, key, num_samples, sampling)
-    log_ratio = log_p - log_prob(q, x)
+    log_ratio, answer = log_p - log_prob(q, x), "monte_carlo"
     if method == "control_variate":
-        log_ratio = log_ratio + _control(-log_ratio)
-        return Estimate.from_draws(weight * log_ratio, "control_variate", groups)
-    return Estimate.from_draws(weight * log_ratio, "monte_carlo", groups)
+        trusted = _is_trusted(-log_ratio)
+        controlled = exp_excess(jnp.where(trusted, -log_ratio, 0.0))
+        log_ratio = jnp.where(trusted, controlled, log_ratio)
+        answer = _name_of_controlled(trusted)
+    return Estimate.from_draws(weight * log_ratio, answer, groups)
 
 
 def reverse(p: Any, q: Any, **kwargs: Any) -> Estimate:
@@ -194,19 +199,27 @@ def _is_pushforward(dist: Any) -> bool:
     return any(map(_is_pushforward, filter(is_part, jax.tree.leaves(parts, is_leaf=is_part))))
 
 
-def _control(log_r: jax.Array) -> jax.Array:
-    """The control r - 1, r = exp(log_r) [n, ...]; 0 where its mean is not to be trusted."""
+def _is_trusted(log_r: jax.Array) -> jax.Array:
+    """Whether draws of r = exp(log_r) [n, ...] look as if their mean were 1 [...]."""
     n = len(log_r)
-    r = jnp.exp(log_r)
-    mean, square = r.mean(axis=0), (r**2).mean(axis=0)
-    error = jnp.sqrt(jnp.maximum(square - mean**2, 0.0) / n)
-    rounding = 4 * jnp.finfo(r.dtype).eps
-    trusted = (
-        (mean**2 >= 0.9 * square)
-        & (r.max(axis=0) <= n**0.5)
-        & (jnp.abs(mean - 1) <= 4 * error + rounding)
+    control = jnp.expm1(log_r)  # r - 1, to all digits where r is near 1
+    mean, variance = control.mean(axis=0), control.var(axis=0)
+    rounding = 4 * jnp.finfo(control.dtype).eps
+    return (
+        (variance <= (1 + mean) ** 2 / 9)  # an effective sample size of 90 %
+        & (control.max(axis=0) + 1 <= n**0.5)
+        & (jnp.abs(mean) <= 4 * jnp.sqrt(variance / n) + rounding)
     )
-    return jnp.where(trusted, jnp.where(trusted, r, 1.0) - 1, 0.0)
+
+
+def _name_of_controlled(trusted: jax.Array) -> str:
+    """What `Estimate.method` says of a mean with a control variate where it is `trusted`."""
+    if _checks.is_concrete(trusted):
+        if trusted.all():
+            return "control_variate"
+        if not trusted.any():
+            return "monte_carlo"
+    return "guarded_control_variate"
 
 
 def _rao_blackwell(

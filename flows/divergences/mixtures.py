@@ -112,9 +112,11 @@ def _variational_upper_bound(p: _Mixture, q: _Mixture) -> jax.Array:
 
     Each round gives the best psi for phi and the best phi for psi, in logs [..., K, L].
     """
-    log_pi, log_omega = p.log_weights[..., :, None], q.log_weights[..., None, :]
-    divergence = _kl(p, q)
+    return _least_bound(p.log_weights[..., :, None], q.log_weights[..., None, :], _kl(p, q))
 
+
+@jax.jit
+def _least_bound(log_pi: jax.Array, log_omega: jax.Array, divergence: jax.Array) -> jax.Array:
     def log_psi_of(log_phi: jax.Array) -> jax.Array:
         return log_omega + log_phi - _log_total(log_phi, axis=-2)
 

@@ -5,13 +5,15 @@ Each is E_m[f(t)], t = log p(x) - log q(x), with half of the draws from p and ha
     Jensen-Shannon         log 2 - H(s(t)), s the logistic function and H the binary entropy
     total variation        |tanh(t / 2)|
     Jeffreys               2 t tanh(t / 2)
-    int p^a q^(1-a)        2 s(t)^a s(-t)^(1-a)
+    alpha                  2 (s(t)^a s(-t)^(1-a) - a s(t) - (1-a) s(-t)) / (a (a-1))
 
-No draw of the first three is negative and those of the first two are bounded, so that the
-estimates keep their bounds. Compared with the textbook form E_p[..] + E_q[..] it averages over
+No draw is negative, all fall as t^2 (total variation: |t|) near p = q, where no digits cancel, and
+those of the first two are bounded, so that the estimates keep their bounds. (The mean of
+2 (a s(t) + (1-a) s(-t)) is 1.) Compared with the textbook form E_p[..] + E_q[..] it averages over
 which of the two a draw came from.
 """
 
+import functools
 import math
 import numbers
 from collections.abc import Callable
@@ -25,9 +27,13 @@ from flows import _checks
 from flows.divergences import gaussians
 from flows.divergences.draws import draw
 from flows.divergences.estimate import Estimate
+from flows.divergences.excess import exp_excess
 from flows.divergences.gaussians import gaussian_pair, same_event_shape
 from flows.divergences.kl import closed_form, kl
 from flows.divergences.supports import log_prob
+
+Side = tuple[jax.Array, jax.Array, int]
+"""T = log p - log q at draws from p or from q [n, ...], their weights and groups."""
 
 
 def jeffreys(p: Any, q: Any, **kwargs: Any) -> Estimate:
@@ -72,9 +78,13 @@ def jensen_shannon(p: Any, q: Any, **kwargs: Any) -> Estimate:
 
     def difference(t: jax.Array) -> jax.Array:
         a, b = log_sigmoid(t), log_sigmoid(-t)
-        return math.log(2) + _times(jnp.exp(a), a) + _times(jnp.exp(b), b)
+        far = math.log(2) + _times(jnp.exp(a), a) + _times(jnp.exp(b), b)
+        is_near = jnp.abs(t) < 1
+        near = jnp.where(is_near, t, 0.0)
+        h = jnp.tanh(near / 2)
+        return jnp.where(is_near, (h * near + jnp.log1p(-(h**2))) / 2, far)
 
-    return _mean_over_both(p, q, lambda t: jnp.maximum(difference(t), 0.0), **kwargs)
+    return _mean_over_both(p, q, difference, **kwargs)
 
 
 def total_variation(p: Any, q: Any, **kwargs: Any) -> Estimate:
@@ -123,9 +133,19 @@ def renyi(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
     pair = gaussian_pair(p, q)
     if pair is not None:
         return Estimate.exact(gaussians.renyi(*pair, order))
-    return _log_integral_of_powers(p, q, order, **kwargs).transform(
+    sides = _both_sides(p, q, **kwargs)
+    far = _log_integral_of_powers(sides, order).transform(
         lambda log_z: log_z / (order - 1), lambda log_z: jnp.ones_like(log_z) / (order - 1)
     )
+    # Where the integral, 1 + order (order - 1) alpha, is near 1, alpha has more of its digits.
+    limit = 40 / (order - 1) if order > 1 else math.inf  # exp(40) is not near 1, nor overflows
+    alpha_ = _mean(sides, lambda t: _alpha_of(jnp.minimum(t, limit), order))
+    is_near = jnp.abs(order * (order - 1) * alpha_.value) < 0.5
+    excess = lambda a: jnp.where(is_near, order * (order - 1) * a, 0.0)
+    near = alpha_.transform(
+        lambda a: jnp.log1p(excess(a)) / (order - 1), lambda a: order / (1 + excess(a))
+    )
+    return jax.tree.map(functools.partial(jnp.where, is_near), near, far)
 
 
 def alpha(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
@@ -148,9 +168,7 @@ def alpha(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
     if gaussian_pair(p, q) is not None:
         exponent = (order - 1) * renyi(p, q, order).value
         return Estimate.exact(jnp.expm1(exponent) / scale)
-    return _log_integral_of_powers(p, q, order, **kwargs).transform(
-        lambda log_z: jnp.expm1(log_z) / scale, lambda log_z: jnp.exp(log_z) / scale
-    )
+    return _mean_over_both(p, q, lambda t: _alpha_of(t, order), **kwargs)
 
 
 def bhattacharyya(p: Any, q: Any, **kwargs: Any) -> Estimate:
@@ -179,7 +197,10 @@ def hellinger(p: Any, q: Any, **kwargs: Any) -> Estimate:
 
 
 def _mean_over_both(p: Any, q: Any, f: Callable[[jax.Array], jax.Array], **kwargs: Any) -> Estimate:
-    sides = _both_sides(p, q, **kwargs)
+    return _mean(_both_sides(p, q, **kwargs), f)
+
+
+def _mean(sides: list[Side], f: Callable[[jax.Array], jax.Array]) -> Estimate:
     first, second = (Estimate.from_draws(weight * f(t), groups=n) for t, weight, n in sides)
     return (first + second).transform(lambda v: v / 2, lambda v: 0.5 * jnp.ones_like(v))
 
@@ -191,8 +212,8 @@ def _both_sides(
     key: jax.Array | None = None,
     num_samples: int = 10_000,
     sampling: str = "independent",
-) -> list[tuple[jax.Array, jax.Array, int]]:
-    """T = log p - log q at draws from p and at draws from q, their weights and groups."""
+) -> list[Side]:
+    """The draws from p, and those from q."""
     same_event_shape(p, q)
     keys = (None, None) if key is None else jax.random.split(_checks.prng_key("key", key))
     half = max(2, (_checks.positive_int("num_samples", num_samples) + 1) // 2)
@@ -202,21 +223,36 @@ def _both_sides(
     return [of_p, (log_prob(p, x) - log_q, weight, groups)]
 
 
-def _log_integral_of_powers(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
+def _log_integral_of_powers(sides: list[Side], order: float) -> Estimate:
     """The log of the integral of p^a q^(1-a); nothing in it over- or underflows."""
-    sides = [
-        (_times(order, log_sigmoid(t)) + _times(1 - order, log_sigmoid(-t)), weight, n)
-        for t, weight, n in _both_sides(p, q, **kwargs)
-    ]
     highest = jax.lax.stop_gradient(
-        jnp.maximum(*(log_power.max(axis=0) for log_power, *_ in sides))
+        jnp.maximum(*(_log_power(t, order).max(axis=0) for t, *_ in sides))
     )
     highest = jnp.where(jnp.isfinite(highest), highest, 0.0)
-    first, second = (
-        Estimate.from_draws(weight * jnp.exp(log_power - highest), groups=n)
-        for log_power, weight, n in sides
-    )
-    return (first + second).transform(lambda z: jnp.log(z) + highest, lambda z: 1 / z)
+    mean = _mean(sides, lambda t: 2 * jnp.exp(_log_power(t, order) - highest))
+    return mean.transform(lambda z: jnp.log(z) + highest, lambda z: 1 / z)
+
+
+def _log_power(t: jax.Array, order: float) -> jax.Array:
+    """The log of s(t)^a s(-t)^(1-a)."""
+    return _times(order, log_sigmoid(t)) + _times(1 - order, log_sigmoid(-t))
+
+
+def _alpha_of(t: jax.Array, order: float) -> jax.Array:
+    """2 (s(t)^a s(-t)^(1-a) - a s(t) - (1-a) s(-t)) / (a (a-1)), about t^2 / 2 near 0.
+
+    In terms of e(x) = exp(x) - 1 it is 2 (s(-t) e(a t) / a - tanh(t / 2)) / (a-1), and of the
+    bracket near t = 0 only what exceeds the tangents is computed: they cancel.
+    """
+    if order > 0.5:  # what is symmetric in (a, t) and (1-a, -t) is exact for small a
+        order, t = 1 - order, -t
+    is_near = max(1.0, abs(order)) * jnp.abs(t) < 1
+    near = jnp.where(is_near, t, 0.0)
+    by_series = jax.nn.sigmoid(-near) * (exp_excess(order * near) / order - exp_excess(near))
+    # The larger of q and p^a q^(1-a) is factored out, so that neither inf - inf nor 0 inf occurs.
+    top = jnp.exp(jnp.maximum(_log_power(t, order), log_sigmoid(-t)))
+    power = top * jnp.expm1(-jnp.abs(order * t)) * -jnp.sign(t) / abs(order)
+    return 2 / (order - 1) * jnp.where(is_near, by_series, power - jnp.tanh(t / 2))
 
 
 def _times(a: Any, b: jax.Array) -> jax.Array:

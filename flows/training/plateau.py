@@ -26,9 +26,10 @@ class Plateau(NamedTuple):
     22 % at 0.0015, 0 to 3 % at 0.002 and none at 0.005 or more.
 
     Nothing stops in the first 2 HALF_LIFE steps. A loss that is flat from the start stops a run at
-    step 470 (median); one that becomes flat stops it LIMIT / ALLOWANCE = 80 steps after the mean has
-    come down to it: 650, 1,100 and 2,200 steps after falls by 0.005, 0.02 and 1 standard deviations
-    a step. Source: Page 1954, Biometrika 41:100; constants as in PyMC's pull request 8384.
+    step 470 (median); one that becomes flat stops it LIMIT / ALLOWANCE = 80 steps after the mean
+    has come down to it: 650, 1,100 and 2,200 steps after falls by 0.005, 0.02 and 1 standard
+    deviations a step. Source: Page 1954, Biometrika 41:100; constants as in PyMC's pull request
+    8384.
     """
 
     mean: jax.Array

@@ -108,7 +108,7 @@ def fit_posterior(
         checkpoint_dir: Where to save the run now and then. The same call, after the process was
             killed, goes on from there.
         callback: Called a few times a second with a `flows.training.TrainingState`.
-        progress: Whether to show a progress bar (only on a terminal).
+        progress: Whether to show a bar, or in a log file a line now and then.
 
     Returns:
         A `Posterior`. Its `.diagnostics` say when not to use it, and a warning does so too.
