@@ -40,19 +40,28 @@ def test_laplace_start_is_exact_for_a_normal():
     np.testing.assert_allclose(ratio @ ratio.T, np.eye(3), atol=0.02)
 
 
-def test_evidence_and_moments_of_a_normal():
-    posterior = flows.fit_posterior(gaussian, event_size=3, key=KEY, num_steps=200, progress=False)
+def banana(theta):
+    """The normal above, bent by a map of determinant 1: what training alone can find."""
+    u = jax.scipy.linalg.solve_triangular(TRIL, theta - LOC, lower=True)
+    return -0.5 * jnp.sum(u.at[1].add(-0.5 * (u[0] ** 2 - 1)) ** 2)
+
+
+def test_evidence_and_moments_of_a_banana():
+    posterior = flows.fit_posterior(banana, event_size=3, key=KEY, num_steps=1500, progress=False)
     diagnostics = posterior.diagnostics
     assert abs(diagnostics.log_evidence.value - LOG_EVIDENCE) < max(
         0.01, 4 * diagnostics.log_evidence.standard_error
     )
-    assert abs(diagnostics.elbo.value - LOG_EVIDENCE) < 0.02
-    assert diagnostics.ess > 9000
+    assert LOG_EVIDENCE - 0.05 < diagnostics.elbo.value < LOG_EVIDENCE + 0.01
+    assert diagnostics.ess > 9000  # 5,700 before training
     assert diagnostics.num_nonfinite == 0
     draws = np.asarray(posterior.sample(KEY, 20_000))
-    np.testing.assert_allclose((draws.mean(0) - LOC) / draws.std(0), 0, atol=0.04)
+    u = np.linalg.solve(TRIL, (draws - LOC).T)
+    np.testing.assert_allclose(u.mean(1), 0, atol=0.04)
+    np.testing.assert_allclose(u.std(1), [1, np.sqrt(1.5), 1], rtol=0.03)
+    assert np.mean(u[0] ** 2 * u[1]) == pytest.approx(1.0, abs=0.1)
     np.testing.assert_allclose(posterior.log_prob(draws[:3]), posterior.flow.log_prob(draws[:3]))
-    assert posterior.history["elbo"].shape == (200,)
+    assert posterior.history["elbo"].shape == (1500,)
 
 
 def test_eight_schools_with_defaults():
@@ -97,29 +106,33 @@ def test_path_gradient_is_unbiased():
     np.testing.assert_allclose(value, total(q, KEY), rtol=1e-5)
 
 
+def trained_normal(target, **options):
+    """The posterior among independent normals, from N(0, I)."""
+    flow = flows.Flow(flows.DiagonalNormal(2), flows.bijectors.Reverse(2))
+    options = {"optimizer": optax.adam(0.05), "num_steps": 300} | options
+    return flows.fit_posterior(target, flow=flow, key=KEY, progress=False, **options)
+
+
 def test_a_target_whose_data_changed_is_fitted_anew():
     data = jnp.zeros(2)
 
     def target(theta):
         return -0.5 * jnp.sum((theta - data) ** 2)
 
-    for centre in (0.0, 5.0):
+    for centre in (-2.0, 3.0):
         data = jnp.full(2, centre)
-        posterior = flows.fit_posterior(
-            target, event_size=2, key=KEY, num_steps=100, progress=False
-        )
-        assert abs(posterior.sample(KEY, 5000).mean() - centre) < 0.1
+        assert abs(trained_normal(target).sample(KEY, 5000).mean() - centre) < 0.1
+        posterior = flows.fit_posterior(target, event_size=2, key=KEY, num_steps=2, progress=False)
+        assert abs(posterior.sample(KEY, 5000).mean() - centre) < 0.1  # the start is exact
 
 
 def test_a_target_of_the_same_operations_does_not_recompile():
     sizes = []
-    for centre in (0.0, 5.0):
+    for centre in (-2.0, 3.0):
         loc = jnp.full(2, centre)
         target = lambda theta, loc=loc: -0.5 * jnp.sum((theta - loc) ** 2)
-        posterior = flows.fit_posterior(
-            target, event_size=2, key=KEY, num_steps=100, progress=False
-        )
-        assert abs(posterior.sample(KEY, 5000).mean() - centre) < 0.1
+        assert abs(trained_normal(target).sample(KEY, 5000).mean() - centre) < 0.1
+        flows.fit_posterior(target, event_size=2, key=KEY, num_steps=2, progress=False)
         sizes.append((compiled.run._cache_size(), _search._cache_size()))
     assert sizes[0] == sizes[1]
 
@@ -172,6 +185,7 @@ def test_a_flow_of_the_users_own_is_trained():
     posterior = flows.fit_posterior(target, flow=flow, key=KEY, num_steps=300, progress=False)
     assert jax.tree.structure(posterior.flow) == jax.tree.structure(flow)
     assert abs(posterior.diagnostics.log_evidence.value - np.log(2 * np.pi)) < 0.05
+    assert posterior.diagnostics.elbo.value > np.log(2 * np.pi) - 0.02  # 0.25 below at the start
 
 
 @pytest.mark.parametrize(
@@ -210,9 +224,11 @@ def test_bad_input(arguments, error, match):
 
 
 def test_stopping_early_at_the_plateau():
-    target = lambda theta: -0.5 * jnp.sum(theta**2 + 0.1 * theta**4)
-    options = {"event_size": 2, "key": KEY, "num_steps": 20_000, "progress": False}
-    posterior = flows.fit_posterior(target, stop_early=True, optimizer=optax.adam(1e-3), **options)
+    target = lambda theta: -0.5 * jnp.sum((theta - 3) ** 2 + 0.1 * (theta - 3) ** 4)
+    posterior = trained_normal(
+        target, stop_early=True, optimizer=optax.adam(1e-2), num_steps=20_000
+    )
     assert posterior.stop_reason == "plateau"
     assert 400 < len(posterior.history["elbo"]) < 15_000
+    assert abs(posterior.sample(KEY, 5000).mean() - 3) < 0.1
     assert posterior.diagnostics.khat < 0.7

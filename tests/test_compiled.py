@@ -1,0 +1,145 @@
+"""Public methods outside `jit` are compiled once, and inside it they are the caller's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import bound, perturbed
+
+import flows
+from flows.conditioners import compute_in
+
+KEY = jax.random.key(0)
+FLOWS = {
+    "maf": flows.maf(3, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0)),
+    "iaf": flows.iaf(3, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0)),
+    "real_nvp": flows.real_nvp(3, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0)),
+    "conditional maf": flows.maf(
+        3, num_layers=2, hidden_sizes=(8,), context_size=2, rngs=nnx.Rngs(0)
+    ),
+}
+all_flows = pytest.mark.parametrize("flow", FLOWS.values(), ids=FLOWS.keys())
+X = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+
+CALLS = {
+    "log_prob": lambda flow: flow.log_prob(X),
+    "sample": lambda flow: flow.sample(seed=KEY, sample_shape=(5,)),
+    "sample_and_log_prob": lambda flow: flow.sample_and_log_prob(seed=KEY, sample_shape=(5,)),
+    "from_normals": lambda flow: flow.from_normals(X),
+    "forward": lambda flow: flow.bijector.forward(X),
+    "inverse_and_log_det": lambda flow: flow.bijector.inverse_and_log_det(X),
+    "conditionals": lambda flow: flow.conditionals(X).loc,
+}
+
+
+class Traces:
+    """Counts how often a network is traced."""
+
+    def __init__(self, monkeypatch):
+        self.number = 0
+        for cls in (flows.bijectors.MaskedAutoregressive, flows.bijectors.Coupling):
+            for name in ("_forward_and_log_det", "_inverse_and_log_det"):
+                monkeypatch.setattr(cls, name, self._counted(getattr(cls, name)))
+        jax.clear_caches()
+
+    def _counted(self, method):
+        def counted(*args):
+            self.number += 1
+            return method(*args)
+
+        return counted
+
+
+@all_flows
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
+def test_a_call_outside_jit_is_traced_once(flow, call, monkeypatch):
+    flow = bound(flow)
+    traces = Traces(monkeypatch)
+    try:
+        first = call(flow)
+    except NotImplementedError:
+        pytest.skip("not known for this flow")
+    number = traces.number
+    assert number > 0
+    other = call(perturbed(flow))
+    assert traces.number == number
+    leaves = zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True)
+    assert any(np.any(a != b) for a, b in leaves)  # the weights are arguments
+
+
+def test_inside_a_transformation_of_the_caller_nothing_is_a_call():
+    flow = FLOWS["maf"]
+
+    def names(jaxpr):
+        for equation in jaxpr.eqns:
+            yield str(equation.params.get("name"))
+            for value in equation.params.values():
+                for inner in value if isinstance(value, tuple | list) else (value,):
+                    inner = getattr(inner, "jaxpr", inner)
+                    if hasattr(inner, "eqns"):
+                        yield from names(inner)
+
+    jaxpr = jax.make_jaxpr(lambda flow, x: flow.log_prob(x))(flow, X)
+    assert "call" not in set(names(jaxpr.jaxpr))
+    expected = flow.log_prob(X)
+    np.testing.assert_allclose(jax.jit(lambda f, x: f.log_prob(x))(flow, X), expected, rtol=1e-5)
+    np.testing.assert_allclose(jax.vmap(flow.log_prob)(X), expected, rtol=1e-5)
+    gradient = jax.grad(lambda x: flow.log_prob(x).sum())
+    np.testing.assert_allclose(jax.jit(gradient)(X), gradient(X), rtol=1e-4, atol=1e-5)
+
+
+def test_what_was_compiled_in_one_dtype_is_not_used_for_another():
+    flow = perturbed(FLOWS["maf"])
+    exact = flow.log_prob(X)
+    with compute_in(jnp.bfloat16):
+        coarse = flow.log_prob(X)
+    assert 1e-4 < np.abs(coarse - exact).max() < 1
+    np.testing.assert_array_equal(flow.log_prob(X), exact)
+    with jax.enable_x64(True):
+        double = jax.tree.map(lambda a: a.astype(float), flow)
+        assert double.log_prob(X.astype(np.float64)).dtype == jnp.float64
+
+
+def test_lists_and_integers_are_points_outside_jit_too():
+    flow = FLOWS["maf"]
+    np.testing.assert_array_equal(
+        flow.log_prob([[0, 1, 2]]), flow.log_prob(np.array([[0.0, 1, 2]]))
+    )
+
+
+def test_an_altered_flow_is_not_taken_for_the_one_before():
+    flow = perturbed(flows.maf(3, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0)))
+    before = flow.log_prob(X)
+    flow.base = flows.StudentT(3)
+    assert np.all(flow.log_prob(X) != before)
+    flow.base = flows.DiagonalNormal(3)
+    np.testing.assert_allclose(flow.log_prob(X), before, rtol=1e-5)
+    flow.base.loc[...] = jnp.ones(3)
+    assert np.all(flow.log_prob(X) != before)
+
+
+@all_flows
+@pytest.mark.parametrize("closure", [True, False])
+def test_log_prob_is_exported_for_any_batch(flow, closure):
+    flow = bound(flow)
+    (batch,) = jax.export.symbolic_shape("batch")
+    rows = jax.ShapeDtypeStruct((batch, 3), jnp.float32)
+    if closure:
+        log_prob = jax.export.export(jax.jit(flow.log_prob))(rows).call
+    else:
+        shapes = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), flow)
+        exported = jax.export.export(jax.jit(lambda flow, x: flow.log_prob(x)))(shapes, rows)
+        log_prob = lambda x: exported.call(flow, x)
+    for x in (X, X[:1], np.concatenate([X] * 30)):
+        np.testing.assert_allclose(log_prob(x), flow.log_prob(x), rtol=1e-4, atol=1e-5)
+
+
+def test_wide_networks_are_exported_for_any_batch():
+    flow = flows.maf(8, num_layers=1, hidden_sizes=(512, 512), rngs=nnx.Rngs(0))
+    (batch,) = jax.export.symbolic_shape("batch")
+    exported = jax.export.export(jax.jit(flow.log_prob))(
+        jax.ShapeDtypeStruct((batch, 8), jnp.float32)
+    )
+    x = np.ones((100, 8), np.float32)
+    np.testing.assert_allclose(exported.call(x), flow.log_prob(x), rtol=1e-4)
