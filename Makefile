@@ -9,10 +9,10 @@ demo: $(VENV)/.plots
 	$(BIN)/python examples/distill_maf_into_iaf.py
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-all: $(VENV)/.test
-	$(BIN)/python -m pytest -n auto -m ""
+	$(BIN)/python -m pytest -n auto --dist worksteal -m ""
 
 check: $(VENV)/.test $(VENV)/.check
 	$(BIN)/ruff check .

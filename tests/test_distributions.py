@@ -257,3 +257,25 @@ def test_bases_that_wait_for_a_context_or_have_a_batch_are_refused():
             flows.Flow(base, reverse)
     single = flows.Flow(conditional.condition(CONTEXTS[0]), reverse)
     assert single.sample(seed=jax.random.key(0), sample_shape=(4,)).shape == (4, 2)
+
+
+def test_bound_parts_take_single_points_and_incompatible_ones_are_refused():
+    def layer(rngs, number=5):
+        coupling = flows.bijectors.Coupling(2, (4,), context_size=1, rngs=rngs)
+        return flows.bijectors.Conditioned(perturbed(coupling), jnp.arange(number)[:, None] / 5.0)
+
+    stack = flows.bijectors.Stack(layer, 2, rngs=nnx.Rngs(0))
+    x = jnp.ones(2)
+    y, log_det = stack.forward_and_log_det(x)
+    assert (y.shape, log_det.shape) == ((5, 2), (5,))
+    np.testing.assert_allclose(y, stack.forward(jnp.ones((5, 2))), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"batch shapes \[\(5,\), \(3,\)\], which do not broadc"):
+        flows.bijectors.Chain([layer(nnx.Rngs(0)), layer(nnx.Rngs(0), 3)])
+
+
+def test_points_and_noise_of_the_wrong_size_are_named():
+    flow = flows.maf(2, num_layers=1, hidden_sizes=(4,), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match=r"value must have shape \[\.\.\., 2\]"):
+        flow.log_prob(jnp.ones((5, 3)))
+    with pytest.raises(ValueError, match=r"noise must have shape \[\.\.\., 2\]"):
+        flow.from_normals(jnp.ones(()))

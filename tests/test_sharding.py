@@ -11,7 +11,7 @@ import pytest
 from flows.training import sharding
 
 FITS = """
-import sys, jax, jax.numpy as jnp, numpy as np, flows
+import sys, time, jax, jax.numpy as jnp, numpy as np, flows
 from flax import nnx
 
 if len(sys.argv) > 1:
@@ -24,6 +24,10 @@ def fit(x=X, **options):
     options = OPTIONS | {"max_epochs": 3, "batch_size": 80, "ema_decay": 0.9} | options
     result = flows.fit(flow, x, **options)
     return np.append(values(result.flow), result.history["validation"])
+
+def streamed(delays):
+    batches = ((time.sleep(delays.uniform(0, 0.05)), X[i : i + 80])[1] for i in range(0, 800, 80))
+    return fit(batches, batch_size=None, steps_per_epoch=10, validation=None)
 
 def posterior(**options):
     target = lambda theta: -0.5 * (theta**2).sum() - theta[0] ** 4
@@ -69,15 +73,22 @@ np.testing.assert_array_equal(fit(x, checkpoint_dir=sys.argv[4]), in_memory)
 fail = lambda state: sys.exit("it ran again")
 np.testing.assert_array_equal(fit(x, checkpoint_dir=sys.argv[4], callback=fail), in_memory)
 print("values", *in_memory.tolist())
+print("streamed", *streamed(np.random.default_rng(int(sys.argv[2]))).tolist())
 """
 )
+
+
+QUICKLY_COMPILED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def python(script, *arguments, **environment):
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
-        env=os.environ | environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+        env=os.environ | QUICKLY_COMPILED | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
 
 
 def output(process):
@@ -87,7 +98,8 @@ def output(process):
 
 
 def test_eight_devices_give_what_one_gives():
-    text = output(python(EIGHT_DEVICES, XLA_FLAGS="--xla_force_host_platform_device_count=8"))
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    text = output(python(EIGHT_DEVICES, XLA_FLAGS=flags))
     gaps = dict(re.findall(r"^(all|posterior|model) (\S+)$", text, re.MULTILINE))
     assert len(gaps) == 3, text
     assert max(map(float, gaps.values())) < 2e-4, text
@@ -103,13 +115,16 @@ def test_two_processes_give_what_one_gives(tmp_path):
         python(TWO_PROCESSES, address, i, tmp_path / "x.npy", tmp_path / "run") for i in range(2)
     ]
     texts = [output(process) for process in processes]
-    texts.append(output(python(FITS + "print('values', *fit().tolist())")))
-    first, second, alone = (
-        np.array(re.search(r"^values (.*)$", text, re.MULTILINE)[1].split(), float)
-        for text in texts
-    )
-    np.testing.assert_array_equal(first, second)
-    np.testing.assert_allclose(first, alone, atol=2e-4)
+    alone = "print('values', *fit().tolist())\n"
+    alone += "print('streamed', *streamed(np.random.default_rng(2)).tolist())"
+    texts.append(output(python(FITS + alone)))
+    for name in ("values", "streamed"):
+        first, second, alone = (
+            np.array(re.search(rf"^{name} (.*)$", text, re.MULTILINE)[1].split(), float)
+            for text in texts
+        )
+        np.testing.assert_array_equal(first, second)
+        np.testing.assert_allclose(first, alone, atol=2e-4)
 
 
 def test_meshes_that_cannot_be_used_are_refused():

@@ -119,7 +119,7 @@ class Bijector(nnx.Module, distrax.Bijector):
     def _check(
         self, name: str, x: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Checks sizes and broadcasts x to the batch shape it shares with the context."""
+        """Checks sizes and broadcasts x to the batch shape it shares with contexts, bound or not."""
         if x.ndim < 1 or x.shape[-1] != self.event_size:
             raise ValueError(
                 f"{name} must have shape [..., {self.event_size}] for {self.name}, "
@@ -129,13 +129,14 @@ class Bijector(nnx.Module, distrax.Bijector):
             x = x.astype(jnp.result_type(float))
         _checks.context_wanted("context", context is not None, self.context_size)
         if context is None:
-            return x, None
+            batch = jnp.broadcast_shapes(x.shape[:-1], self.batch_shape)
+            return jnp.broadcast_to(x, (*batch, self.event_size)), None
         if context.ndim < 1 or context.shape[-1] != self.context_size:
             raise ValueError(
                 f"context must have shape [..., {self.context_size}] for {self.name}, "
                 f"got shape {context.shape}."
             )
-        batch = jnp.broadcast_shapes(x.shape[:-1], context.shape[:-1])
+        batch = jnp.broadcast_shapes(x.shape[:-1], self.batch_shape, context.shape[:-1])
         return jnp.broadcast_to(x, (*batch, self.event_size)), context
 
 

@@ -40,6 +40,14 @@ class Chain(Bijector):
             )
         super().__init__(event_sizes.pop(), context_sizes.pop() if context_sizes else None)
         self.bijectors = nnx.List(bijectors)
+        batch_shapes = [bijector.batch_shape for bijector in bijectors]
+        try:
+            jnp.broadcast_shapes(*batch_shapes)
+        except ValueError:
+            raise ValueError(
+                f"bijectors are bound to contexts of batch shapes {batch_shapes}, which do not "
+                "broadcast."
+            ) from None
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

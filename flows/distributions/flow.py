@@ -4,7 +4,6 @@ from typing import Any
 
 import distrax
 import jax
-import jax.numpy as jnp
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from flows import _checks
@@ -95,7 +94,7 @@ class Flow(Distribution):
             ValueError: Wrong event size, or the flow waits for a context (see `condition`).
         """
         self._require_bound_context()
-        return self._log_prob(jnp.asarray(value))
+        return self._log_prob(self._points("value", value))
 
     @compiled
     def _log_prob(self, value: jax.Array) -> jax.Array:
@@ -113,7 +112,7 @@ class Flow(Distribution):
             ValueError: Wrong event size, or the flow waits for a context.
         """
         self._require_bound_context()
-        return self._from_normals(jnp.asarray(noise))
+        return self._from_normals(self._points("noise", noise))
 
     @compiled
     def _from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:

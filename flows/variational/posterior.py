@@ -99,7 +99,8 @@ def fit_posterior(
         num_samples: Draws from q in each step.
         optimizer: An optax optimizer; by default Adam with warm-up to 2e-3, cosine decay to
             zero and adaptive gradient clipping.
-        stop_early: Whether to stop when the ELBO, noisy as it is, has stopped rising; best with
+        stop_early: Whether to stop when the ELBO, noisy as it is, has stopped rising: rises of
+            less than about 0.001 standard deviations of the noise a step count as none. Best with
             an optimizer of constant learning rate.
         ema_decay: If given, e.g. 0.999, the posterior is an exponential moving average of the
             parameters.
