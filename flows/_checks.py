@@ -124,6 +124,8 @@ def inspect_table(
         _raise_non_finite(name, num_bad, first_bad, dtype)
     _warn_of_lost_digits(name, low, high, rounded)
     constant = low.astype(dtype) == high.astype(dtype)
+    if len(array) == 1 and not constants:
+        raise ValueError(f"{name} must have at least 2 rows, got 1.")
     if constant.any() and not constants:
         raise ValueError(
             f"{name} is constant in column {constant.argmax()} ({constant.sum()} such columns): "

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from flows import _disk
@@ -40,7 +41,15 @@ def steps_between_values(x: Any) -> np.ndarray:
     A column with so few values that rows share them, such as counts, has no density: the
     likelihood grows without bound as a flow sharpens on them.
     """
-    sample = _disk.take(x, np.arange(0, len(x), -(-len(x) // SAMPLE)), np.float64)
+    sample = _disk.take(x, np.arange(0, len(x), -(-len(x) // SAMPLE)), jnp.result_type(float))
     few = max(0.05 * len(sample), min(10, 0.5 * len(sample)))
-    values = [np.unique(column) for column in sample.T]
-    return np.array([np.diff(v).min() if 1 < len(v) < few else 0.0 for v in values])
+
+    def step(column: np.ndarray) -> float:
+        values = np.unique(column[np.isfinite(column)])
+        if not 1 < len(values) < few:
+            return 0.0
+        steps = np.diff(values.astype(np.float64))
+        steps = steps[steps > 4 * np.spacing(np.abs(values).max())]  # others are rounding
+        return float(steps.min()) if len(steps) else 0.0
+
+    return np.array([step(column) for column in sample.T])

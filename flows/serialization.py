@@ -9,6 +9,7 @@ arrays, by their path in the flow.
 import inspect
 import json
 import os
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -84,9 +85,8 @@ def _check_rebuilds(flow: Flow, recipe: Any, arrays: dict[str, np.ndarray]) -> N
                 f"flow cannot be saved: {name} has shape {array.shape}, and its constructor makes "
                 f"{wanted.get(name)}. Save the members of an ensemble one by one."
             )
-    if jax.tree.structure(flow) != jax.tree.structure(rebuilt):  # type: ignore[operator]
-        here, there = _settings(flow), _settings(rebuilt)
-        name = min(name for name in here | there if here.get(name) != there.get(name))
+    here, there = _settings(flow), _settings(rebuilt)
+    for name in sorted(name for name in here | there if here.get(name) != there.get(name)):
         raise TypeError(
             f"flow cannot be saved: {name} is {here.get(name)}, and its constructor makes it "
             f"{there.get(name)}. Build the flow with it instead of changing it afterwards."
@@ -94,9 +94,12 @@ def _check_rebuilds(flow: Flow, recipe: Any, arrays: dict[str, np.ndarray]) -> N
 
 
 def _settings(flow: Flow) -> dict[str, str]:
-    """What a flow keeps besides its arrays, by path."""
+    """What a flow keeps by path: of arrays the kind, of all else how it reads."""
+    read = lambda value: re.sub(r" at 0x[0-9a-f]+", "", repr(value))
     return {
-        "/".join(map(str, path)): "an array" if isinstance(value, nnx.Variable) else repr(value)
+        "/".join(map(str, path)): (
+            f"a {type(value).__name__}" if isinstance(value, nnx.Variable) else read(value)
+        )
         for path, value in nnx.iter_graph(flow)
         if not isinstance(value, nnx.Pytree) and "_pytree" not in str(path)
     }

@@ -80,6 +80,13 @@ def test_another_iterable_is_refused_by_its_first_batch(tmp_path):
         fit(tmp_path, x=Loader(X + 100), **options)
 
 
+def test_a_stream_that_has_ended_in_an_epoch_is_not_run_again(tmp_path):
+    options = {"batch_size": None, "steps_per_epoch": 9, "max_epochs": 2, "validation": X}
+    first = fit(tmp_path, x=iter(list(Loader(X))), **options)
+    assert (first.stop_reason, len(first.history["validation"])) == ("exhausted", 2)
+    identical(fit(tmp_path, x=iter(list(Loader(X))), **options), first)
+
+
 class Weight(nnx.Module):
     def __init__(self):
         self.value = nnx.Param(jnp.zeros(1))

@@ -143,3 +143,21 @@ def test_wide_networks_are_exported_for_any_batch():
     )
     x = np.ones((100, 8), np.float32)
     np.testing.assert_allclose(exported.call(x), flow.log_prob(x), rtol=1e-4)
+
+
+class Counting(flows.bijectors.Bijector):
+    def __init__(self):
+        super().__init__(3)
+        self.count = nnx.Variable(jnp.zeros(()))
+
+    def _forward_and_log_det(self, x, context):
+        self.count[...] = self.count[...] + 1
+        return x, jnp.zeros(x.shape[:-1])
+
+    _inverse_and_log_det = _forward_and_log_det
+
+
+def test_a_bijector_that_a_call_would_change_is_refused():
+    flow = flows.Flow(flows.StandardNormal(3), Counting())
+    with pytest.raises(TypeError, match="must not change the module"):
+        flow.log_prob(X)

@@ -141,11 +141,30 @@ def test_a_flow_altered_after_its_construction_is_not_saved(tmp_path):
     no_bias.bijector.layers.bijectors[0].bijector.conditioner.layers[0].bias = None
     for flow, match in [
         (relu, "conditioner/activation is 'relu', and its constructor makes it 'silu'"),
-        (no_bias, "bias is None, and its constructor makes it an array"),
+        (no_bias, "bias is None, and its constructor makes it a Param"),
     ]:
         with pytest.raises(TypeError, match=match):
             flows.save(tmp_path / "a", flow)
     assert not list(tmp_path.iterdir())
+
+
+class WithObjects(Shifted):
+    """Keeps what it makes itself, of no equality."""
+
+    def __init__(self, event_size: int, by: float):
+        super().__init__(event_size, by)
+        self.function = lambda x: x
+        self.object = object()
+
+
+def test_what_the_constructor_makes_anew_is_no_alteration(tmp_path):
+    flow = flows.Flow(flows.StandardNormal(2), WithObjects(2, 0.5))
+    flows.save(tmp_path / "a", flow)
+    assert flows.load(tmp_path / "a").bijector.by == 0.5
+    normal = flows.Flow(flows.DiagonalNormal(2), flows.bijectors.Reverse(2))
+    normal.base.loc = flows.bijectors.Buffer(normal.base.loc[...])
+    with pytest.raises(TypeError, match="base/loc is a Buffer, and its constructor makes it a Par"):
+        flows.save(tmp_path / "b", normal)
 
 
 def test_a_result_is_refused_with_the_way_out(tmp_path, path):

@@ -69,9 +69,10 @@ assert (jax.device_count(), jax.local_device_count()) == (2, 1)
 checkpoints.SHARE = 1e9
 in_memory = fit()
 x = np.load(sys.argv[3], mmap_mode="r")
-np.testing.assert_array_equal(fit(x, checkpoint_dir=sys.argv[4]), in_memory)
+on_disk = fit(x, checkpoint_dir=sys.argv[4])
+np.testing.assert_allclose(on_disk, in_memory, rtol=1e-4, atol=1e-6)
 fail = lambda state: sys.exit("it ran again")
-np.testing.assert_array_equal(fit(x, checkpoint_dir=sys.argv[4], callback=fail), in_memory)
+np.testing.assert_array_equal(fit(x, checkpoint_dir=sys.argv[4], callback=fail), on_disk)
 print("values", *in_memory.tolist())
 print("streamed", *streamed(np.random.default_rng(int(sys.argv[2]))).tolist())
 """

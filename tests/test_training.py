@@ -1,6 +1,7 @@
 import _thread
 import itertools
 import signal
+import sys
 import threading
 
 import jax
@@ -24,6 +25,7 @@ from flows.training import (
 )
 from flows.training.interrupts import deferred_interrupt
 from flows.training.plateau import Plateau
+from flows.training.stream import ahead
 
 KEY = jax.random.key(0)
 
@@ -310,6 +312,30 @@ def test_a_slow_iterable_does_not_stall_the_start():
     assert result.stop_reason == "finished"
 
 
+def test_items_made_ahead_come_in_their_order_and_once():
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(50):
+            found = ahead((i for i in range(300)), 20)
+            assert list(itertools.chain.from_iterable(found)) == list(range(300))
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_an_error_before_the_first_batch_from_disk_is_that_error(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", DATA)
+    on_disk = OnDisk(np.load(tmp_path / "x.npy", mmap_mode="r"), len(DATA))
+
+    def fail(*args):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr("flows.training.data.take", fail)
+    with pytest.raises(OSError, match="the disk is gone") as info:
+        run(on_disk, validation=DATA)
+    np.testing.assert_array_equal(info.value.module.loc[...], 0)
+
+
 @pytest.mark.parametrize("end", ["exhausted", "interrupted"])
 def test_steps_after_the_last_whole_epoch_count(end, monkeypatch):
     batches = [DATA[i : i + 10] for i in range(0, 90, 10)]
@@ -355,6 +381,34 @@ def test_a_metric_of_whole_batches_is_refused():
     mean = lambda module, batch, key: squares(module, batch, key).mean()
     with pytest.raises(ValueError, match=r"loss of each of 95 examples, got shape \(\)"):
         run(DATA, validation=DATA, metric=mean)
+
+
+def with_a_rule(kind, centre):
+    """A loss whose derivative is given by a rule that closes over data."""
+
+    def loss(loc, batch):
+        return 0.5 * ((batch - loc) ** 2).sum(-1)
+
+    if kind == "jvp":
+        loss = jax.custom_jvp(loss)
+        loss.defjvp(lambda args, tangents: (loss(*args), (args[0] - centre) @ tangents[0]))
+    else:
+        loss = jax.custom_vjp(loss)
+        loss.defvjp(lambda *args: (loss(*args), args), lambda args, g: (
+            g * (args[0] - centre), jnp.zeros_like(args[1]))
+        )  # fmt: skip
+    return lambda module, batch, key: jax.vmap(loss, (None, 0))(module.loc[...], batch)
+
+
+@pytest.mark.parametrize("kind", ["jvp", "vjp"])
+def test_a_derivative_of_ones_own_is_part_of_an_objective(kind):
+    sizes = []
+    for centre in (2.0, -5.0, 2.0):
+        objective = with_a_rule(kind, jnp.full(2, centre))
+        found = run(DATA, objective=objective, num_steps=100).module.loc[...]
+        np.testing.assert_allclose(found, centre, rtol=1e-3)
+        sizes.append(compiled.run._cache_size())
+    assert sizes[0] < sizes[1] == sizes[2]  # and equal ones do not compile again
 
 
 def test_an_objective_sees_what_it_closes_over_as_it_is_now():

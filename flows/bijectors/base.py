@@ -36,8 +36,9 @@ class Bijector(nnx.Module, distrax.Bijector):
     - a layer that learns starts at or near the identity.
 
     Subclasses implement `_forward_and_log_det(x, context)` and `_inverse_and_log_det(y, context)`;
-    the public methods check shapes first, and are compiled. A bijector made of others calls theirs
-    without the check, and says what `batch_shape` its parts have.
+    the public methods check shapes first, and are compiled: a call must not change the bijector.
+    A bijector made of others calls theirs without the check, and says what `batch_shape` its parts
+    have.
 
     Args:
         event_size: Size of the vectors.
@@ -84,20 +85,28 @@ class Bijector(nnx.Module, distrax.Bijector):
             ValueError: The last axis of `x` or `context` has the wrong size, or a context is
                 missing where one is needed or given where none is used.
         """
-        return self._forward(jnp.asarray(x), None if context is None else jnp.asarray(context))
+        return self._compiled_forward(
+            jnp.asarray(x), None if context is None else jnp.asarray(context)
+        )
 
     def inverse_and_log_det(
         self, y: jax.Array, context: jax.Array | None = None
     ) -> tuple[jax.Array, jax.Array]:
         """Computes x = f^-1(y; context) and log|det J(f^-1)(y)|; see `forward_and_log_det`."""
-        return self._inverse(jnp.asarray(y), None if context is None else jnp.asarray(context))
+        return self._compiled_inverse(
+            jnp.asarray(y), None if context is None else jnp.asarray(context)
+        )
 
     @compiled
-    def _forward(self, x: jax.Array, context: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def _compiled_forward(
+        self, x: jax.Array, context: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
         return self._forward_and_log_det(*self._check("x", x, context))
 
     @compiled
-    def _inverse(self, y: jax.Array, context: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+    def _compiled_inverse(
+        self, y: jax.Array, context: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
         return self._inverse_and_log_det(*self._check("y", y, context))
 
     def forward(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
@@ -119,7 +128,7 @@ class Bijector(nnx.Module, distrax.Bijector):
     def _check(
         self, name: str, x: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array | None]:
-        """Checks sizes and broadcasts x to the batch shape it shares with contexts, bound or not."""
+        """Checks sizes and broadcasts x to the batch shape that it shares with contexts."""
         if x.ndim < 1 or x.shape[-1] != self.event_size:
             raise ValueError(
                 f"{name} must have shape [..., {self.event_size}] for {self.name}, "

@@ -1,6 +1,7 @@
 """Public methods are compiled once, and then are as fast outside `jax.jit` as inside it."""
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -27,8 +28,16 @@ def compiled(method: Callable | None = None, *, static: tuple[int, ...] = ()) ->
         jax.jit, static_argnums=(0, *(2 + position for position in static)), inline=True
     )
     def call(dtype: Any, module: Any, *args: Any) -> Any:
+        before = jax.tree.leaves(module)
         with compute_in(dtype):  # what was compiled for one dtype is not used for another
-            return method(module, *args)
+            out = method(module, *args)
+        after = jax.tree.leaves(module)
+        if len(before) != len(after) or any(map(operator.is_not, before, after)):
+            raise TypeError(
+                f"{type(module).__name__}.{method.__name__} must not change the module: its state "
+                "would be lost, for it is compiled."
+            )
+        return out
 
     @functools.wraps(method)
     def compiled_method(self: Any, *args: Any) -> Any:

@@ -192,7 +192,7 @@ def _checked_batch(
     _checks.context_wanted("the context in x's batches", context is not None, flow.context_size)
     x = np.asarray(x)
     _checks.numbers("x in a batch", x)
-    if x.ndim != 2 or x.shape[1] != flow.event_size:
+    if x.ndim != 2 or x.shape[1] != flow.event_size or not len(x):
         raise ValueError(
             f"x must give batches of shape [rows, {flow.event_size}], got shape {x.shape}."
         )

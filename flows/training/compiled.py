@@ -119,8 +119,8 @@ def run(
     def act(carry: tuple[State, Log]) -> tuple[State, Log]:
         if task.validation is None:
             return step(carry)
-        validate = functools.partial(_validate, task=task, mesh=mesh)
-        return jax.lax.cond(_validation_is_due(carry[0], task), validate, step, carry)
+        look = functools.partial(_validate, task=task, mesh=mesh)
+        return jax.lax.cond(_validation_is_due(carry[0], task), look, step, carry)
 
     empty = jnp.full(LOG_SIZE, jnp.nan)
     log = Log(empty, empty, jnp.zeros((), jnp.int32))
@@ -141,8 +141,8 @@ def _step(
     loss = loss.astype(state.best_loss.dtype)
     updates, opt_state = update(grads, state.opt_state, state.params, loss)
     params = keep_parameters(optax.apply_updates(state.params, updates), mesh)
-    norms = optax.tree.norm(grads), optax.tree.norm(params)
-    ok = jnp.isfinite(loss) & jnp.isfinite(norms[0]) & jnp.isfinite(norms[1])
+    ok = jnp.isfinite(loss) & jnp.isfinite(optax.tree.norm(grads))
+    ok = jax.tree.reduce(lambda ok, leaf: ok & jnp.isfinite(leaf).all(), params, ok)
     average = state.average
     if average is not None:
         decay = jnp.minimum(task.decay, (1 + state.step) / (10 + state.step))
@@ -160,6 +160,14 @@ def _step(
         failing=0.99 * state.failing + 0.01 * ~ok,
     )
     return state, loss
+
+
+@functools.partial(jax.jit, static_argnames="mesh")
+def validate(state: State, task: Task, *, mesh: Mesh) -> tuple[State, jax.Array]:
+    """Validates as at the end of an epoch; returns the loss."""
+    empty = jnp.full(1, jnp.nan)
+    state, log = _validate((state, Log(empty, empty, jnp.zeros((), jnp.int32))), task, mesh)
+    return state, log.validation[0]
 
 
 def _validate(carry: tuple[State, Log], task: Task, mesh: Mesh) -> tuple[State, Log]:

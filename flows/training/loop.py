@@ -181,7 +181,8 @@ def train(
     try:
         with bar, contextlib.closing(batches.blocks(run.step)) as blocks:
             reason = _drive(run, blocks, checkpoints, callback, bar)
-        run.conclude()
+        if run.step:
+            run.conclude()
         if reason == "failing" or run.num_skipped == run.step > 0:
             raise NonFiniteError(
                 "The loss, its gradient or the updated parameters were not finite in "
@@ -191,7 +192,8 @@ def train(
             )
     except Exception as error:
         with contextlib.suppress(RuntimeError):  # if it came while the state was being replaced
-            run.conclude()
+            if run.step and jax.process_count() == 1:  # the others may still be at work
+                run.conclude()
             error.module = run.best_module()  # type: ignore[attr-defined]
         raise
     for problem in _problems(run):
@@ -210,11 +212,12 @@ def _drive(
     block: Any = None
     end: float = run.step
     chunk = 10
+    alone = jax.process_count() == 1  # otherwise Ctrl-C has to be agreed upon
     with deferred_interrupt() as interrupted:
         while (reason := run.why_stopped()) is None:
             if run.step == end:
                 found = next(blocks, EXHAUSTED)
-                if found is EXHAUSTED or (found is None and interrupted()):
+                if found is EXHAUSTED or (found is None and alone and interrupted()):
                     reason = "interrupted" if found is None else "exhausted"
                     break
                 if found is None:

@@ -8,9 +8,13 @@ from typing import Any
 
 import jax
 import jax.extend
+import jax.numpy as jnp
 import numpy as np
 
 JAXPRS = (jax.extend.core.ClosedJaxpr, jax.extend.core.Jaxpr)  # one class from jax 0.12 on
+
+
+CUSTOM = ("custom_jvp_call", "custom_vjp_call")  # have a derivative that a jaxpr does not show
 
 
 class _Operations:
@@ -19,10 +23,19 @@ class _Operations:
     def __init__(self, closed: Any, out_tree: Any):
         self.jaxpr = closed.jaxpr
         self.out_tree = out_tree
-        hidden = list(_hidden(_params(closed)))
+        hidden = list(_hidden(closed.jaxpr))
+        self.text = f"{closed.jaxpr} -> {out_tree}"
+        if any(name in self.text for name in CUSTOM):
+            try:
+                derivative = _derivative(closed)
+            except Exception:  # there is none: then only the same rules are equal
+                hidden += _rules(closed.jaxpr)
+            else:
+                self.text += f" {derivative.jaxpr}"
+                hidden += [_digest(constant) for constant in derivative.consts]
+                hidden += _hidden(derivative.jaxpr)
         self.functions = [value for value in hidden if not isinstance(value, str)]
-        digests = [value for value in hidden if isinstance(value, str)]
-        self.text = f"{closed.jaxpr} -> {out_tree} {digests}"
+        self.text += f" {[value for value in hidden if isinstance(value, str)]}"
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, _Operations):
@@ -34,6 +47,27 @@ class _Operations:
 
     def __repr__(self) -> str:
         return self.text
+
+
+def _derivative(closed: Any) -> Any:
+    """The jaxpr of the derivative, backwards, with the constants of the function as arguments."""
+    arguments = [*closed.jaxpr.constvars, *closed.jaxpr.invars]
+    shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in arguments]
+    smooth = [jnp.issubdtype(shape.dtype, jnp.floating) for shape in shapes]
+
+    def pullback(values: list[jax.Array]) -> Any:
+        def function(some: list[jax.Array]) -> list[jax.Array]:
+            rest = iter(some)
+            all_ = [next(rest) if s else v for s, v in zip(smooth, values, strict=True)]
+            number = len(closed.jaxpr.constvars)
+            inner = jax.extend.core.ClosedJaxpr(closed.jaxpr, all_[:number])
+            out = jax.extend.core.jaxpr_as_fun(inner)(*all_[number:])
+            return [value for value in out if jnp.issubdtype(value.dtype, jnp.floating)]
+
+        out, back = jax.vjp(function, [v for s, v in zip(smooth, values, strict=True) if s])
+        return back(jax.tree.map(jnp.ones_like, out))
+
+    return jax.make_jaxpr(pullback)(shapes)
 
 
 @functools.partial(
@@ -57,22 +91,39 @@ class Program:
         return jax.tree.unflatten(self.operations.out_tree, out)
 
 
-def _hidden(value: Any) -> Iterator[Any]:
+def _hidden(jaxpr: Any) -> Iterator[Any]:
     """What a jaxpr does not print: digests of arrays within inner jaxprs, and Python functions."""
-    if isinstance(value, JAXPRS):
-        for constant in map(np.asarray, getattr(value, "consts", ())):
-            content = f"{constant.dtype}{constant.shape}".encode() + constant.tobytes()
-            yield hashlib.sha256(content).hexdigest()
-        yield from _hidden(_params(value))
-    elif isinstance(value, tuple | list):
+    for equation in jaxpr.eqns:
+        for value in _flat(list(equation.params.values())):
+            if isinstance(value, JAXPRS):
+                yield from map(_digest, getattr(value, "consts", ()))
+                yield from _hidden(getattr(value, "jaxpr", value))
+            elif equation.primitive.name not in CUSTOM and callable(value):
+                yield value
+
+
+def _rules(jaxpr: Any) -> Iterator[Any]:
+    """The derivatives that are given by Python functions."""
+    for equation in jaxpr.eqns:
+        for value in _flat(list(equation.params.values())):
+            if isinstance(value, JAXPRS):
+                yield from _rules(getattr(value, "jaxpr", value))
+            elif equation.primitive.name in CUSTOM and not isinstance(value, bool | int):
+                yield value
+
+
+def _flat(value: Any) -> Iterator[Any]:
+    if isinstance(value, tuple | list):
         for part in value:
-            yield from _hidden(part)
-    elif callable(value) and not isinstance(value, type):
+            yield from _flat(part)
+    elif not isinstance(value, type):
         yield value
 
 
-def _params(jaxpr: Any) -> list[Any]:
-    return [value for equation in jaxpr.eqns for value in equation.params.values()]
+def _digest(constant: Any) -> str:
+    array = np.asarray(constant)
+    content = f"{array.dtype}{array.shape}".encode() + array.tobytes()
+    return hashlib.sha256(content).hexdigest()
 
 
 def trace(function: Callable, *args: Any) -> Program:

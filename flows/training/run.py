@@ -38,7 +38,6 @@ class Run:
         self.graphdef, self.task, self.mesh = graphdef, task, mesh
         self.state = compiled.start(params, optimizer, averaged, task.validation is not None)
         self.update = _traced_update(optimizer, self.state)
-        self.block: Any = None  # of data, that was drawn from last
         self.step = 0
         self.losses = np.zeros(0)
         self.validation = np.zeros(0)
@@ -50,7 +49,6 @@ class Run:
 
     def advance(self, until: int, block: Any) -> None:
         """Steps on to step `until`, or to where a rule ends the run."""
-        self.block = block
         self.state, log = compiled.run(
             self.state, jnp.int32(until), self.task, block, self.update, mesh=self.mesh
         )
@@ -92,18 +90,19 @@ class Run:
         return nnx.merge(self.graphdef, *parts)
 
     def conclude(self) -> None:
-        """Validates the steps after the last whole epoch of a run that was ended from outside."""
-        if self.task.validation is not None and int(self.state.validated) < self.step:
-            self.task = self.task._replace(num_steps=jnp.int32(self.step))
-            self.advance(self.step, self.block)
+        """Validates the steps after the last whole epoch of a run that ended before its time."""
+        if self.task.validation is None or int(self.state.validated) >= self.step:
+            return
+        self.state, loss = compiled.validate(self.state, self.task, mesh=self.mesh)
+        self.validation = np.append(self.validation, float(loss))
 
     def by_epoch(self) -> dict[str, np.ndarray]:
-        """Mean training loss (of the steps not skipped) and validation loss of whole epochs."""
-        length, total = int(self.task.steps_per_epoch), int(self.task.num_steps)
-        ends = list(range(length, len(self.losses) + 1, length))
-        if len(self.losses) == total and total % length:
-            ends.append(total)
-        epochs = np.split(self.losses, ends)[: len(ends)]
+        """Mean training loss (of the steps not skipped) and validation loss of each epoch.
+
+        The last epoch may be one that was not finished.
+        """
+        length = int(self.task.steps_per_epoch)
+        epochs = [self.losses[i : i + length] for i in range(0, len(self.losses), length)]
         return {"train": np.array([finite_mean(e) for e in epochs]), "validation": self.validation}
 
     def identity(self, data: Any, batch_size: int) -> dict[str, str]:

@@ -64,10 +64,9 @@ def ahead(items: Generator, limit: int) -> Generator[list[Any], None, None]:
         while True:
             coming.extend(pool.submit(make) for _ in range(limit - len(coming)))
             wait([coming[0]], timeout=0.3)
-            done = [future for future in coming if future.done()]
-            ready = list(itertools.takewhile(_is_item, done))
-            if done and not ready:
-                done[0].result()  # raises, unless the items have come to their end
+            ready = list(itertools.takewhile(_has_item, coming))
+            if not ready and coming[0].done() and not _has_item(coming[0]):
+                coming[0].result()  # raises, unless the items have come to their end
                 return
             for _ in ready:
                 coming.popleft()
@@ -76,5 +75,5 @@ def ahead(items: Generator, limit: int) -> Generator[list[Any], None, None]:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _is_item(future: Future) -> bool:
-    return future.exception() is None and future.result() is not NOTHING
+def _has_item(future: Future) -> bool:
+    return future.done() and future.exception() is None and future.result() is not NOTHING
