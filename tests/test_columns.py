@@ -158,6 +158,6 @@ def test_columns_that_are_no_numbers_are_named(x, error, match, dequantize):
         fit(FLOW, x, dequantize=dequantize)
     with pytest.raises(error, match=match.replace("x must", "standardize_with must", 1)[:30]):
         flows.maf(2, standardize_with=x, rngs=nnx.Rngs(0))
-    if not isinstance(x, float):
+    if np.size(x) > 2:
         with pytest.raises((ValueError, TypeError)):
             fit(FLOW, iter([x, x]), steps_per_epoch=2, validation=None)
