@@ -6,10 +6,11 @@ affine maps, and returns what to time: calls without arguments that block until 
 are gradients in all weights through the two.
 """
 
+import contextlib
 import importlib.util
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -88,12 +89,16 @@ def ours(
     return {name: Compiled(functions[name][0], flow, functions[name][1]) for name in only}
 
 
-def through_the_substitution():
-    """Within this context our gradients differentiate the forward substitution step by step."""
+@contextlib.contextmanager
+def through_the_substitution() -> Iterator[None]:
+    """What is compiled within this context differentiates the forward substitution step by step."""
     from flows.bijectors import autoregressive
 
     plain = autoregressive.inverse_parameters.fun
-    return mock.patch.object(autoregressive, "inverse_parameters", plain)
+    jax.clear_caches()  # of what was traced before, and then of what was traced within
+    with mock.patch.object(autoregressive, "inverse_parameters", plain):
+        yield
+    jax.clear_caches()
 
 
 def floor(size: int, width: int, num_layers: int, x: np.ndarray) -> Calls:
