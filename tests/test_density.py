@@ -227,7 +227,7 @@ WITH_NAN = np.where(np.arange(50)[:, None] >= 7, np.nan, X)
         ({"validation": 1.5}, ValueError, "validation as a fraction .* got 1.5"),
         ({"validation": X[:, :1]}, ValueError, "validation x must have 2 columns"),
         ({"x": X[:2], "validation": 0.9}, ValueError, "too few to hold out"),
-        ({"x": X[:1]}, ValueError, "x is constant in column 0"),
+        ({"x": X[:1]}, ValueError, "x must have at least 2 rows, got 1"),
         ({"validation": (X, X, X)}, ValueError, r"validation as a tuple must be \(x, context\)"),
         ({"optimizer": 1e-3}, TypeError, "optimizer must be an optax optimizer, got 0.001"),
         (
