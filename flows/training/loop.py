@@ -187,8 +187,7 @@ def train(
             raise NonFiniteError(
                 "The loss, its gradient or the updated parameters were not finite in "
                 f"{run.num_skipped} of {run.step} steps. Look for extreme values in the data or "
-                "the target, or lower the learning rate; this exception's .module is the best so "
-                "far."
+                "the target, or lower the learning rate; .module is the best so far."
             )
     except Exception as error:
         with contextlib.suppress(RuntimeError):  # if it came while the state was being replaced
