@@ -50,6 +50,7 @@ def run(data, **options):
 
 
 def same(a, b):
+    assert np.abs(a.module.loc[...]).max() > 0  # both were trained
     jax.tree.map(np.testing.assert_array_equal, nnx.state(a.module), nnx.state(b.module))
     jax.tree.map(np.testing.assert_array_equal, (a.history, a.losses), (b.history, b.losses))
 
@@ -486,3 +487,4 @@ def test_both_precisions(enabled):
         )  # fmt: skip
         assert result.module.loc.dtype == (jnp.float64 if enabled else jnp.float32)
         assert np.isfinite(result.losses).all()
+        assert np.abs(result.module.loc[...] - DATA.mean(0)).max() < np.abs(DATA.mean(0)).max()
