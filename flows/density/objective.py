@@ -1,7 +1,6 @@
 """The objective of density fitting."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -18,9 +17,6 @@ def negative_log_likelihood(flow: Flow, batch: Any, key: jax.Array) -> jax.Array
     return loss if weights is None else weights * loss
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["widths"], meta_fields=["compute_dtype"]
-)
 @dataclasses.dataclass(frozen=True)
 class MaximumLikelihood:
     """The objective of `fit`.

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jax.tree_util import Partial
 
 from flows import _checks
 from flows.architectures import iaf
@@ -140,7 +139,7 @@ def distill(
     directory = lambda name: checkpoint_dir and os.path.join(checkpoint_dir, name)
     warm = stage(
         student,
-        Partial(_layer_matching, teacher) if layered else negative_log_likelihood,
+        functools.partial(_layer_matching, teacher) if layered else negative_log_likelihood,
         key=warm_key,
         optimizer=adam(num_warm, 1e-2 if layered else 3e-3),
         num_steps=num_warm,
@@ -151,7 +150,7 @@ def distill(
     if warm.stop_reason == "finished":
         runs["polish"] = stage(
             warm.module,
-            Partial(_symmetric_kl, teacher),
+            functools.partial(_symmetric_kl, teacher),
             key=polish_key,
             optimizer=adam(num_steps - num_warm, 5e-4),
             num_steps=num_steps - num_warm,

@@ -53,9 +53,6 @@ class Posterior:
         return self.flow.log_prob(theta)
 
 
-@functools.partial(
-    jax.tree_util.register_dataclass, data_fields=["target"], meta_fields=["num_samples"]
-)
 @dataclasses.dataclass(frozen=True)
 class _NegativeELBO:
     target: Callable[[jax.Array], jax.Array]
