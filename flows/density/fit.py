@@ -30,7 +30,7 @@ class FitResult:
             each epoch.
         stop_reason: "finished" (all epochs run), "patience", "exhausted" (an iterator of batches)
             or "interrupted" (Ctrl-C).
-        num_skipped: Steps skipped because their loss or gradient was not finite.
+        num_skipped: Steps skipped because what they gave was not finite.
     """
 
     flow: Flow

@@ -39,7 +39,7 @@ class DistillResult:
         history: {"warm_start": ..., "polish": ...}, the training loss of every step of the stages
             that ran.
         stop_reason: "finished" or "interrupted" (Ctrl-C).
-        num_skipped: Steps skipped because their loss or gradient was not finite.
+        num_skipped: Steps skipped because what they gave was not finite.
     """
 
     student: Flow

@@ -41,7 +41,7 @@ class TrainingResult:
         history: "train" and "validation" loss of each epoch (the latter empty without validation).
         losses: Training loss of every step; NaN or inf where a step was skipped.
         stop_reason: "finished", "patience", "plateau", "exhausted" (an iterator) or "interrupted".
-        num_skipped: Number of steps skipped because their loss or gradient was not finite.
+        num_skipped: Number of steps skipped because what they gave was not finite.
     """
 
     module: Any
@@ -62,7 +62,7 @@ class TrainingState:
         loss: Mean training loss since the last call; NaN if all steps were skipped.
         validation_loss: The latest; None before the first and without validation.
         steps_per_second: Since the last call.
-        num_skipped: Steps skipped so far, because their loss or gradient was not finite.
+        num_skipped: Steps skipped so far, because what they gave was not finite.
         make_module: Returns a copy of the best module so far.
     """
 

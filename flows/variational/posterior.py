@@ -35,7 +35,7 @@ class Posterior:
             skipped).
         diagnostics: ELBO, log evidence, effective sample size and k-hat on fresh draws.
         stop_reason: "finished", "plateau" (`stop_early`) or "interrupted" (Ctrl-C).
-        num_skipped: Steps skipped because their loss or gradient was not finite.
+        num_skipped: Steps skipped because what they gave was not finite.
     """
 
     flow: Flow
