@@ -1,12 +1,11 @@
 """Saving and loading: one file with the recipe of the flow, its arrays and the version.
 
 The file is a NumPy `.npz` archive (no pickle, so that loading runs no foreign code). Its entry
-"recipe" is JSON: the class and the constructor arguments of every part, which each part keeps as
-attributes of the same names (with a "_" where a method has the name). The other entries are the
-arrays, by their path in the flow.
+"recipe" is JSON: the class and the constructor arguments of every part, as they were recorded when
+it was made. The other entries are the arrays, by their path in the flow.
 """
 
-import inspect
+import functools
 import json
 import os
 import re
@@ -19,21 +18,22 @@ import jax
 import numpy as np
 from flax import nnx
 
-from flows import bijectors, distributions
+from flows import bijectors, conditioners, distributions
+from flows._recipes import Array, Factory, Recipe, Rngs, Unknown, recordable
 from flows._version import __version__
-from flows.bijectors import Stack
 from flows.distributions import Flow, require_flow
 
 FORMAT = "flows-jax"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+FUNCTIONS = (jax.nn, jax.numpy)  # whose functions may be named in a file
 
 
 def save(path: str | os.PathLike, flow: Flow) -> None:
     """Writes a flow to one file: architecture, arguments, version and arrays.
 
     The file is written beside `path` first and then moved there, so that an interrupted save
-    never leaves half a file. Parts of your own are saved too, if they keep each constructor
-    argument as the attribute of the same name; import them before loading.
+    never leaves half a file. Parts of your own are saved too, if their constructor arguments are
+    numbers, strings, arrays, sequences or other parts; import them before loading.
 
     Args:
         path: Where to write; the usual ending is `.npz`.
@@ -55,7 +55,7 @@ def save(path: str | os.PathLike, flow: Flow) -> None:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "version": __version__,
-        "flow": _recipe(flow, "flow"),
+        "flow": _written(flow.recipe, "flow"),
     }
     arrays = {name: np.asarray(value) for name, value in _arrays(flow).items()}
     _check_rebuilds(flow, header["flow"], arrays)
@@ -73,7 +73,7 @@ def save(path: str | os.PathLike, flow: Flow) -> None:
 def _check_rebuilds(flow: Flow, recipe: Any, arrays: dict[str, np.ndarray]) -> None:
     """Raises unless `load` will rebuild this very flow: better now than when it is gone."""
     try:
-        rebuilt = nnx.eval_shape(lambda: _build(recipe))
+        rebuilt = nnx.eval_shape(lambda: _read(recipe).build(nnx.Rngs(0)))
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise TypeError(f"flow cannot be saved, it could not be loaded again: {error}") from error
     wanted = _shapes(rebuilt)
@@ -101,7 +101,7 @@ def _settings(flow: Flow) -> dict[str, str]:
             f"a {type(value).__name__}" if isinstance(value, nnx.Variable) else read(value)
         )
         for path, value in nnx.iter_graph(flow)
-        if not isinstance(value, nnx.Pytree) and "_pytree" not in str(path)
+        if not isinstance(value, nnx.Pytree | Recipe) and "_pytree" not in str(path)
     }
 
 
@@ -132,13 +132,18 @@ def load(path: str | os.PathLike) -> Flow:
         raise ValueError(f"{path} is damaged or was not written by flows.save: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path} was not written by flows.save.")
+    if header["format_version"] < FORMAT_VERSION:
+        raise ValueError(
+            f"{path} was written by flows-jax {header['version']}, in an older format, before the "
+            "first release: this version cannot read it. Make it anew."
+        )
     if header["format_version"] > FORMAT_VERSION:
         raise ValueError(
             f"{path} was written by flows-jax {header['version']}, in a newer format than this "
             "version reads: upgrade flows-jax."
         )
     try:
-        flow = nnx.eval_shape(lambda: _build(header["flow"]))
+        flow = nnx.eval_shape(lambda: _read(header["flow"]).build(nnx.Rngs(0)))
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} does not fit this version of flows-jax: {error}") from error
     wanted = _shapes(flow)
@@ -163,60 +168,77 @@ def _arrays(flow: Flow) -> dict[str, Any]:
     return {name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(flow)}
 
 
-def _recipe(value: Any, name: str) -> Any:
-    """Writes a constructor argument as JSON."""
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, nnx.Variable | jax.Array | np.ndarray):
-        return {"array": list(value.shape), "dtype": str(value.dtype)}
-    if isinstance(value, tuple | list | nnx.List):
-        return {"list": [_recipe(item, f"{name}[{i}]") for i, item in enumerate(value)]}
-    if isinstance(value, Stack):
-        one_layer = jax.tree.map(lambda array: array[0], value.layers)
-        return {"stack": _recipe(one_layer, f"{name}.layers"), "num_layers": value.num_layers}
-    if isinstance(value, nnx.Module):
-        parameters = inspect.signature(type(value).__init__).parameters
-        kept = {p: _attribute(value, p) for p in parameters if p not in ("self", "rngs")}
-        missing = [p for p, attribute in kept.items() if not hasattr(value, attribute)]
-        if missing:
-            raise TypeError(
-                f"{name} cannot be saved: {type(value).__name__} does not keep its constructor "
-                f"arguments {missing} as attributes."
-            )
-        return {
-            "class": _class_name(type(value)),
-            "rngs": "rngs" in parameters,
-            "arguments": {
-                p: _recipe(getattr(value, attribute), f"{name}.{attribute}")
-                for p, attribute in kept.items()
-            },
-        }
-    raise TypeError(f"{name} cannot be saved: it is a {type(value).__name__}.")
+def _written(value: Any, name: str) -> Any:
+    """A recorded constructor argument as JSON."""
+    match value:
+        case None | bool() | int() | float() | str():
+            return value
+        case tuple():
+            return {"list": [_written(item, f"{name}[{i}]") for i, item in enumerate(value)]}
+        case Array():
+            return {"array": list(value.shape), "dtype": value.dtype}
+        case Rngs():
+            return {"rngs": None}
+        case Factory():
+            return {"factory": _written(value.recipe, name)}
+        case Recipe():
+            return {
+                "class": _class_name(value.cls),
+                "positional": _written(value.positional, name),
+                "named": {key: _written(item, f"{name}.{key}") for key, item in value.named},
+            }
+        case Unknown():
+            raise TypeError(f"{name} cannot be saved: it is {value.description}.")
+        case type() if issubclass(value, nnx.Module):
+            return {"type": _class_name(value)}
+        case functools.partial():
+            keywords = value.keywords.items()
+            return {
+                "partial": _written(value.func, name),
+                "positional": _written(tuple(map(recordable, value.args)), name),
+                "named": {key: _written(recordable(v), f"{name}.{key}") for key, v in keywords},
+            }
+    for module in FUNCTIONS:
+        function = getattr(value, "__name__", "")
+        if getattr(module, function, None) is value:
+            return {"function": f"{module.__name__}.{function}"}
+    raise TypeError(
+        f"{name} cannot be saved: it is {value!r}, and of functions only those of jax.nn and "
+        "jax.numpy can be written down, classes that are nnx.Modules, and functools.partial of such "
+        "a class."
+    )
 
 
-def _attribute(value: nnx.Module, parameter: str) -> str:
-    """The attribute that keeps a constructor argument: with a "_" if a method has its name."""
-    return f"{parameter}_" if callable(getattr(type(value), parameter, None)) else parameter
-
-
-def _build(recipe: Any) -> Any:
-    """Calls the constructors of a recipe; the values of arrays are left to be filled in."""
-    if not isinstance(recipe, dict):
-        return recipe
-    if "array" in recipe:
-        return jax.numpy.zeros(recipe["array"], recipe["dtype"])
-    if "list" in recipe:
-        return tuple(_build(item) for item in recipe["list"])
-    if "stack" in recipe:
-        return Stack(lambda rngs: _build(recipe["stack"]), recipe["num_layers"], rngs=nnx.Rngs(0))
-    arguments = {name: _build(value) for name, value in recipe["arguments"].items()}
-    if recipe["rngs"]:
-        arguments["rngs"] = nnx.Rngs(0)
-    return _find_class(recipe["class"])(**arguments)
+def _read(written: Any) -> Any:
+    """What `_written` wrote."""
+    match written:
+        case {"list": items}:
+            return tuple(map(_read, items))
+        case {"array": shape, "dtype": dtype}:
+            return Array(tuple(shape), dtype)
+        case {"rngs": None}:
+            return Rngs()
+        case {"factory": recipe}:
+            return Factory(_read(recipe))
+        case {"class": name, "positional": positional, "named": named}:
+            arguments = tuple((key, _read(item)) for key, item in named.items())
+            return Recipe(_find_class(name), _read(positional), arguments)
+        case {"type": name}:
+            return _find_class(name)
+        case {"partial": {"type": name}, "positional": positional, "named": named}:
+            arguments = {key: _read(item) for key, item in named.items()}
+            return functools.partial(_find_class(name), *_read(positional), **arguments)
+        case {"function": str(name)}:
+            modules = {module.__name__: module for module in FUNCTIONS}
+            module, _, function = name.rpartition(".")
+            return getattr(modules[module], function)
+        case None | bool() | int() | float() | str():
+            return written
+    raise TypeError(f"{written!r} is no part of a recipe")
 
 
 def _class_name(cls: type) -> str:
-    for package in (bijectors, distributions):
+    for package in (bijectors, conditioners, distributions):
         if getattr(package, cls.__name__, None) is cls:
             return f"{package.__name__}.{cls.__name__}"
     return f"{cls.__module__}.{cls.__qualname__}"

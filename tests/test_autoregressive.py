@@ -125,7 +125,7 @@ def test_methods_agree_on_trained_sharply_peaked_flows(peaked_flow, dtype, toler
         start = x if _is_iaf(flow) else z
         values = {}
         for method in ("blocked", "jacobi"):
-            _layer(flow).inverse_ = method
+            _layer(flow).method = method
             values[method] = sequential(start)
         monkeypatch.setattr(MaskedAutoregressive, "_inverse_and_log_det", naive_inverse)
         naive = sequential(start)

@@ -1,4 +1,6 @@
+import copy
 import json
+import pickle
 
 import jax
 import numpy as np
@@ -82,6 +84,9 @@ def test_newer_formats_missing_arrays_and_unknown_classes_are_refused(path):
     with pytest.raises(ValueError, match="newer format"):
         flows.load(path)
     _edit(path, lambda header, entries: header.update(format_version=1))
+    with pytest.raises(ValueError, match="an older format, before the first release"):
+        flows.load(path)
+    _edit(path, lambda header, entries: header.update(format_version=2))
     _edit(path, lambda header, entries: entries.pop(sorted(entries)[0]))
     with pytest.raises(ValueError, match="1 differ"):
         flows.load(path)
@@ -94,7 +99,7 @@ def test_newer_formats_missing_arrays_and_unknown_classes_are_refused(path):
 
 
 class Shifted(flows.bijectors.Bijector):
-    """A user's own bijector: kept arguments make it saveable."""
+    """A user's own bijector: its arguments are recorded, so it is saved."""
 
     def __init__(self, event_size: int, by: float):
         super().__init__(event_size)
@@ -110,6 +115,27 @@ class Shifted(flows.bijectors.Bijector):
 class Forgetful(Shifted):
     def __init__(self, event_size: int, amount: float):
         super().__init__(event_size, amount)
+
+
+class PassesOn(Shifted):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "argument",
+    [
+        {"function": "os.system"},
+        {"function": "jax._src.nn.functions.relu"},
+        {"partial": {"function": "jax.nn.relu"}, "positional": {"list": []}, "named": {}},
+        {"type": "subprocess.Popen"},
+        {"object": 1},
+    ],
+)
+def test_a_file_names_no_foreign_code(path, argument):
+    _edit(path, lambda header, entries: header["flow"]["named"].update(base=argument))
+    with pytest.raises(ValueError, match="does not fit this version"):
+        flows.load(path)
 
 
 def test_what_could_not_be_loaded_is_not_saved(tmp_path):
@@ -191,11 +217,17 @@ def test_stacks_of_any_bijector_are_saved(tmp_path):
 
 
 def test_own_bijectors(tmp_path):
-    flow = flows.Flow(flows.StandardNormal(2), Shifted(2, 0.5))
-    flows.save(tmp_path / "a", flow)
-    assert flows.load(tmp_path / "a").bijector.by == 0.5
-    with pytest.raises(TypeError, match=r"flow\.bijector cannot be saved: Forgetful .*'amount'"):
-        flows.save(tmp_path / "b", flows.Flow(flows.StandardNormal(2), Forgetful(2, 0.5)))
+    for own in (Shifted(2, 0.5), Forgetful(2, amount=0.5), PassesOn(2, by=0.5)):
+        flows.save(tmp_path / "a", flows.Flow(flows.StandardNormal(2), own))
+        loaded = flows.load(tmp_path / "a").bijector
+        assert (type(loaded), loaded.by) == (type(own), 0.5)
+    assert copy.deepcopy(own).recipe is pickle.loads(pickle.dumps(own)).recipe is own.recipe
+    assert Shifted(2, 1).recipe is not Shifted(2, 1.0).recipe
+    closure = Shifted(2, by=lambda: 0.5)
+    with pytest.raises(TypeError, match=r"flow\.bijector\.by cannot be saved: it is <function"):
+        flows.save(tmp_path / "b", flows.Flow(flows.StandardNormal(2), closure))
+    with pytest.raises(TypeError, match=r"flow\.bijector\.by cannot be saved: it is a dict"):
+        flows.save(tmp_path / "b", flows.Flow(flows.StandardNormal(2), Shifted(2, by={})))
     assert not (tmp_path / "b").exists()
     with pytest.raises(TypeError, match="flow must be a"):
         flows.save(tmp_path / "b", "flow")

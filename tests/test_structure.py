@@ -17,7 +17,7 @@ ALLOWED = {
     "bijectors": {"conditioners"},
     "distributions": {"bijectors", "divergences"},
     "architectures": {"bijectors", "distributions"},
-    "serialization": {"bijectors", "distributions"},
+    "serialization": {"bijectors", "conditioners", "distributions"},
     "density": {"conditioners", "distributions", "training"},
     "variational": {"architectures", "bijectors", "distributions", "divergences", "training"},
     "distillation": {

@@ -36,8 +36,7 @@ class MaskedAutoregressive(Bijector):
         residual: Whether the network's hidden layers are residual.
         activation: The network's activation: "relu", "gelu", "silu" or "tanh".
         inverse: How the inverse is computed. "blocked" is forward substitution; "jacobi" repeats
-            forward passes until nothing moves, at most D of them; "auto" is "blocked". Kept as
-            the attribute `inverse_`.
+            forward passes until nothing moves, at most D of them; "auto" is "blocked".
         rngs: Source of the initial weights.
 
     Example:
@@ -76,7 +75,7 @@ class MaskedAutoregressive(Bijector):
         self.hidden_sizes = self.conditioner.hidden_sizes
         self.residual = residual
         self.activation = activation
-        self.inverse_ = _checks.one_of("inverse", inverse, METHODS)
+        self.method = _checks.one_of("inverse", inverse, METHODS)
 
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None
@@ -97,7 +96,7 @@ class MaskedAutoregressive(Bijector):
                 context = jnp.broadcast_to(context, (*y.shape[:-1], context.shape[-1]))
             context = context.reshape(-1, context.shape[-1])
         points = y.reshape(-1, self.event_size)
-        theta = inverse_parameters(self.inverse_, network, transformer, points, context)
+        theta = inverse_parameters(self.method, network, transformer, points, context)
         x, log_det = transformer.inverse_and_log_det(
             y, theta.reshape(*y.shape, transformer.num_params)
         )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flows import _checks
+from flows._recipes import Recorded
 from flows.bijectors.compiled import compiled
 
 
@@ -23,7 +24,7 @@ class Buffer(nnx.Variable):
         return jax.lax.stop_gradient(self[...])
 
 
-class Bijector(nnx.Module, distrax.Bijector):
+class Bijector(Recorded, distrax.Bijector):
     """An invertible map of vectors [..., event_size], both an nnx module and a distrax bijector.
 
     Every subclass keeps this contract:
@@ -31,8 +32,8 @@ class Bijector(nnx.Module, distrax.Bijector):
     - events are the last axis; all axes before it are batch axes, and log-determinants have the
       batch shape, broadcast against the batch shape of the context;
     - learnable arrays are `nnx.Param`, constant ones `Buffer`, everything else is static;
-    - each constructor argument is kept as the attribute of the same name, with a "_" behind it
-      where a method has that name (`flows.save` reads it);
+    - what is given to the constructor decides all else, so that `flows.save`, which records it,
+      can make the bijector again;
     - a layer that learns starts at or near the identity.
 
     Subclasses implement `_forward_and_log_det(x, context)` and `_inverse_and_log_det(y, context)`;

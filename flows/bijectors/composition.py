@@ -1,12 +1,14 @@
 """Composition: chains, stacks of equal layers, inverses, and a bound context."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from flows import _checks
+from flows._recipes import Factory
 from flows.bijectors.base import Bijector, require_bijector
 
 
@@ -106,6 +108,9 @@ class Stack(Bijector):
         self.layers = jax.vmap(lambda key: make_layer(nnx.Rngs(key)))(keys)
         require_bijector("make_layer(rngs)", self.layers)
         super().__init__(self.layers.event_size, self.layers.context_size)
+
+    def _recorded(self, name: str, value: Any) -> Any:
+        return Factory(self.layers.recipe) if name == "make_layer" else value
 
     @property
     def batch_shape(self) -> tuple[int, ...]:

@@ -8,10 +8,11 @@ import abc
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
+
+from flows._recipes import Recorded
 
 
-class Transformer(nnx.Module):
+class Transformer(Recorded):
     """A monotone elementwise map with parameters [..., num_params] for x [...].
 
     Both methods return the mapped array and the elementwise log-derivatives, shaped like x.

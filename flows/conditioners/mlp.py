@@ -11,6 +11,7 @@ import numpy as np
 from flax import nnx
 
 from flows import _checks
+from flows._recipes import Recorded
 
 ACTIVATIONS = {"relu": jax.nn.relu, "gelu": jax.nn.gelu, "silu": jax.nn.silu, "tanh": jnp.tanh}
 
@@ -93,7 +94,7 @@ class Linear(nnx.Module):
         return product(x, self.kernel[...]) + self.offset()
 
 
-class MLP(nnx.Module):
+class MLP(Recorded):
     """A multilayer perceptron [..., in_size] -> [..., out_size] that may also see a context.
 
     The last layer starts small, so that the bijector it steers starts near the identity.

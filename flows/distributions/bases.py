@@ -10,10 +10,11 @@ from jax.scipy import stats
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from flows import _checks
+from flows._recipes import Recorded
 from flows.divergences import as_gaussian, kl
 
 
-class Distribution(nnx.Module, distrax.Distribution):
+class Distribution(Recorded, distrax.Distribution):
     """A distribution over vectors [event_size], both an nnx module and a distrax distribution.
 
     Args:

@@ -146,7 +146,8 @@ def fit_posterior(
     target = _traced(target, event_size)
     if flow is None:
         flow = real_nvp(event_size, rngs=nnx.Rngs(network_key))
-        flow.bijector = Chain([laplace_start(target, event_size, start_key), flow.bijector])
+        start = laplace_start(target, event_size, start_key)
+        flow = Flow(flow.base, Chain([start, flow.bijector]))
     result = train(
         flow,
         _NegativeELBO(target, num_samples),

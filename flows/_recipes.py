@@ -1,0 +1,162 @@
+"""How an object was made: its class and constructor arguments, recorded once, as it is made."""
+
+import dataclasses
+import functools
+import inspect
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+
+@dataclasses.dataclass(frozen=True)
+class Array:
+    """Stands for an array argument, whose values are not recorded."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Rngs:
+    """Stands for an `nnx.Rngs`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Unknown:
+    """Stands for an argument that cannot be written down."""
+
+    description: str
+
+
+class Recipe:
+    """A constructor call. Equal ones are one object, so that they compare and hash at once.
+
+    Args:
+        cls: The class.
+        positional: Positional arguments, where the constructor takes `*args`.
+        named: All other arguments by name, defaults included.
+    """
+
+    _all: ClassVar[weakref.WeakValueDictionary] = weakref.WeakValueDictionary()
+
+    cls: type
+    positional: tuple[Any, ...]
+    named: tuple[tuple[str, Any], ...]
+
+    def __new__(cls, *made: Any) -> "Recipe":
+        key = (*made, repr(made[1:]))  # 1, 1.0 and True are equal, but read differently
+        recipe = cls._all.get(key)
+        if recipe is None:
+            recipe = super().__new__(cls)
+            recipe.cls, recipe.positional, recipe.named = made
+            cls._all[key] = recipe
+        return recipe
+
+    def __reduce__(self) -> tuple:
+        return Recipe, (self.cls, self.positional, self.named)
+
+    def __repr__(self) -> str:
+        return f"Recipe({self.cls.__name__})"
+
+    def build(self, rngs: nnx.Rngs) -> Any:
+        """Makes another such object, with fresh random weights and zeros for array arguments."""
+        make = functools.partial(_made, rngs=rngs)
+        return self.cls(
+            *map(make, self.positional), **{name: make(value) for name, value in self.named}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Factory:
+    """A function of `nnx.Rngs` that makes objects by a recipe."""
+
+    recipe: Recipe
+
+    def __call__(self, rngs: nnx.Rngs) -> Any:
+        return self.recipe.build(rngs)
+
+
+def _made(value: Any, rngs: nnx.Rngs) -> Any:
+    match value:
+        case Recipe():
+            return value.build(rngs)
+        case Rngs():
+            return rngs
+        case Array():
+            return jnp.asarray(np.zeros(value.shape, value.dtype))
+        case tuple():
+            return tuple(_made(item, rngs) for item in value)
+        case _:
+            return value
+
+
+class Recorded(nnx.Module):
+    """A module that records how it was made, as `recipe`; its subclasses need do nothing."""
+
+    recipe: Recipe
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__init__" in vars(cls):
+            cls.__init__ = _recording(cls.__init__)  # type: ignore[method-assign]
+
+    def _recorded(self, name: str, value: Any) -> Any:
+        """What is recorded of the argument `name`: a constructor may be given closures."""
+        return value
+
+
+def _recording(init: Callable) -> Callable:
+    signature = inspect.signature(init)
+
+    @functools.wraps(init)
+    def recorded(self: Recorded, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        if type(self).__init__ is recorded:  # and not called by the constructor of a subclass
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            for name, value in bound.arguments.items():
+                bound.arguments[name] = self._recorded(name, value)
+            self.recipe = _recipe(type(self), signature, bound)
+
+    return recorded
+
+
+def _recipe(cls: type, signature: inspect.Signature, bound: inspect.BoundArguments) -> Recipe:
+    kinds = {parameter.kind: name for name, parameter in signature.parameters.items()}
+    named = dict(bound.kwargs)
+    positional = bound.args[1:]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        names = list(signature.parameters)[1:]
+        named = dict(zip(names, positional, strict=False)) | named
+        positional = ()
+    return Recipe(
+        cls,
+        tuple(map(recordable, positional)),
+        tuple((name, recordable(value)) for name, value in named.items()),
+    )
+
+
+def recordable(value: Any) -> Any:
+    """A constructor argument as something that compares, hashes and holds no array."""
+    match value:
+        case np.generic():
+            return value.item()
+        case None | bool() | int() | float() | str() | Recipe() | Factory():
+            return value
+        case nnx.Rngs():
+            return Rngs()
+        case jax.Array() | np.ndarray() | nnx.Variable():
+            return Array(tuple(value.shape), str(jax.dtypes.canonicalize_dtype(value.dtype)))
+        case tuple() | list() | nnx.List():
+            return tuple(map(recordable, value))
+        case Recorded():
+            return value.recipe
+        case _ if callable(value) and not isinstance(value, nnx.Module):
+            return value
+        case _:
+            return Unknown(f"a {type(value).__name__}")
