@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -205,10 +206,10 @@ def _flow(
         raise TypeError(f"rngs must be an nnx.Rngs such as nnx.Rngs(0), got {rngs!r}.")
 
     def permuted_layer(rngs: nnx.Rngs) -> Bijector:
-        permute = (
-            Permutation(event_size, rngs=rngs) if permutation == "random" else Reverse(event_size)
-        )
-        return Chain([make_layer(rngs), permute])
+        layer = make_layer(rngs)
+        if permutation == "reverse":
+            return Chain([layer, Reverse(event_size)])
+        return Chain([layer, Permutation(jax.random.permutation(rngs.params(), event_size))])
 
     stack = Stack(permuted_layer, num_layers, rngs=rngs)
     if permutation == "random":

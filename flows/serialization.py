@@ -203,9 +203,8 @@ def _written(value: Any, name: str) -> Any:
         if getattr(module, function, None) is value:
             return {"function": f"{module.__name__}.{function}"}
     raise TypeError(
-        f"{name} cannot be saved: it is {value!r}, and of functions only those of jax.nn and "
-        "jax.numpy can be written down, classes that are nnx.Modules, and functools.partial of such "
-        "a class."
+        f"{name} cannot be saved: it is {value!r}. What can be written down are functions of "
+        "jax.nn and jax.numpy, nnx.Module classes, and functools.partial of such a class."
     )
 
 
@@ -221,13 +220,13 @@ def _read(written: Any) -> Any:
         case {"factory": recipe}:
             return Factory(_read(recipe))
         case {"class": name, "positional": positional, "named": named}:
-            arguments = tuple((key, _read(item)) for key, item in named.items())
-            return Recipe(_find_class(name), _read(positional), arguments)
+            pairs = tuple((key, _read(item)) for key, item in named.items())
+            return Recipe(_find_class(name), _read(positional), pairs)
         case {"type": name}:
             return _find_class(name)
         case {"partial": {"type": name}, "positional": positional, "named": named}:
-            arguments = {key: _read(item) for key, item in named.items()}
-            return functools.partial(_find_class(name), *_read(positional), **arguments)
+            keywords = {key: _read(item) for key, item in named.items()}
+            return functools.partial(_find_class(name), *_read(positional), **keywords)
         case {"function": str(name)}:
             modules = {module.__name__: module for module in FUNCTIONS}
             module, _, function = name.rpartition(".")

@@ -20,7 +20,7 @@ BIJECTORS = {
     "elementwise": lambda rngs: fb.Elementwise(D),
     "triangular": lambda rngs: fb.TriangularAffine(jnp.arange(4.0), _scale_tril()),
     "reverse": lambda rngs: fb.Reverse(D),
-    "permutation": lambda rngs: fb.Permutation(D, rngs=rngs),
+    "permutation": lambda rngs: shuffle(rngs),
     "coupling": lambda rngs: fb.Coupling(D, (16,), rngs=rngs),
     "coupling residual": lambda rngs: fb.Coupling(D, (16, 16), residual=True, rngs=rngs),
     "coupling context": lambda rngs: fb.Coupling(D, (16,), context_size=C, rngs=rngs),
@@ -53,7 +53,10 @@ BIJECTORS = {
     ),
     "stack context": lambda rngs: fb.Stack(
         lambda rngs: fb.Chain(
-            [fb.Coupling(D, (16,), context_size=C, rngs=rngs), fb.Permutation(D, rngs=rngs)]
+            [
+                fb.Coupling(D, (16,), context_size=C, rngs=rngs),
+                fb.Permutation(jax.random.permutation(rngs.params(), D)),
+            ]
         ),
         3,
         rngs=rngs,
@@ -92,6 +95,10 @@ def perturbed(module, key=None, scale=0.3):
         for a, k in zip(leaves, keys, strict=True)
     ]
     return nnx.merge(graphdef, jax.tree.unflatten(tree, noisy), rest)
+
+
+def shuffle(rngs):
+    return fb.Permutation(jax.random.permutation(rngs.params(), D))
 
 
 def make(maker):

@@ -2,24 +2,27 @@
 
 from flows.bijectors.autoregressive import MaskedAutoregressive
 from flows.bijectors.base import Bijector, Buffer
-from flows.bijectors.composition import Chain, Conditioned, Inverse, Stack
+from flows.bijectors.composition import Chain, Composite, Inverse, Stack
+from flows.bijectors.contexts import Conditioned, StandardizedContext
 from flows.bijectors.coupling import Coupling
-from flows.bijectors.elementwise import Elementwise, StandardizedContext
+from flows.bijectors.elementwise import Elementwise
 from flows.bijectors.linear import TriangularAffine
 from flows.bijectors.permutation import Permutation, Reverse
-from flows.bijectors.transformers import Affine, Inverted, Transformer
+from flows.bijectors.transformers import Affine, Inverted, NumericInverse, Transformer
 
 __all__ = [
     "Affine",
     "Bijector",
     "Buffer",
     "Chain",
+    "Composite",
     "Conditioned",
     "Coupling",
     "Elementwise",
     "Inverse",
     "Inverted",
     "MaskedAutoregressive",
+    "NumericInverse",
     "Permutation",
     "Reverse",
     "Stack",

@@ -77,6 +77,10 @@ class MaskedAutoregressive(Bijector):
         self.activation = activation
         self.method = _checks.one_of("inverse", inverse, METHODS)
 
+    @property
+    def is_affine_triangular(self) -> bool:
+        return self.transformer.is_affine
+
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:

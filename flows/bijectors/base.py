@@ -38,8 +38,8 @@ class Bijector(Recorded, distrax.Bijector):
 
     Subclasses implement `_forward_and_log_det(x, context)` and `_inverse_and_log_det(y, context)`;
     the public methods check shapes first, and are compiled: a call must not change the bijector.
-    A bijector made of others calls theirs without the check, and says what `batch_shape` its parts
-    have.
+    A bijector made of others calls theirs without the check, and says which its `parts` are: all
+    that asks about structure asks these.
 
     Args:
         event_size: Size of the vectors.
@@ -54,9 +54,28 @@ class Bijector(Recorded, distrax.Bijector):
         )
 
     @property
+    def is_permutation(self) -> bool:
+        """Whether it only changes the order of the coordinates."""
+        return False
+
+    @property
+    def is_affine_triangular(self) -> bool:
+        """Whether y_i = m_i + s_i x_i, where m_i and s_i depend on coordinates before i alone."""
+        return False
+
+    @property
+    def parts(self) -> "tuple[Bijector, ...]":
+        """The bijectors that it is made of; as in a composition the last one acts first."""
+        return ()
+
+    @property
     def batch_shape(self) -> tuple[int, ...]:
         """The batch shape of the contexts bound in it; () without one."""
-        return ()
+        return jnp.broadcast_shapes((), *(part.batch_shape for part in self.parts))
+
+    def composed_of(self) -> "tuple[Bijector, ...]":
+        """The bijectors without parts that it composes, without the contexts bound to them."""
+        return tuple(layer for part in self.parts for layer in part.composed_of()) or (self,)
 
     @abc.abstractmethod
     def _forward_and_log_det(

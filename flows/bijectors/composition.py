@@ -1,5 +1,6 @@
-"""Composition: chains, stacks of equal layers, inverses, and a bound context."""
+"""Composition: chains, stacks of equal layers, and inverses."""
 
+import abc
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,8 +12,58 @@ from flows import _checks
 from flows._recipes import Factory
 from flows.bijectors.base import Bijector, require_bijector
 
+Apply = Callable[..., tuple[jax.Array, jax.Array]]
+"""Maps (x, context, part) to the mapped x and a term, such as a log-determinant."""
 
-class Chain(Bijector):
+
+class Composite(Bijector):
+    """A bijector that acts by its parts in turn, each in the direction of the whole."""
+
+    @property
+    @abc.abstractmethod
+    def own(self) -> Any:
+        """What it has besides its parts, as a pytree: equal in two of the same layout."""
+
+    @abc.abstractmethod
+    def with_parts(
+        self, make: Callable[[Bijector, nnx.Rngs], Bijector], rngs: nnx.Rngs
+    ) -> "Composite":
+        """A composite laid out like this one, with make(part, rngs) in place of each part."""
+
+    @abc.abstractmethod
+    def through_parts(
+        self, apply: Apply, x: jax.Array, context: jax.Array | None, *others: Any, inverse: bool
+    ) -> tuple[jax.Array, jax.Array]:
+        """Takes x through the parts by `apply`, and sums its terms.
+
+        Args:
+            apply: Maps (x, context, part, *parts of the others) to the mapped x and a term [...].
+            x: Points [..., event_size].
+            context: Their context, or None.
+            *others: Composites of the same layout, whose parts go along.
+            inverse: Whether to go from data to noise.
+        """
+
+    def _forward_and_log_det(
+        self, x: jax.Array, context: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        return self.through_parts(_forward, x, context, inverse=False)
+
+    def _inverse_and_log_det(
+        self, y: jax.Array, context: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        return self.through_parts(_inverse, y, context, inverse=True)
+
+
+def _forward(x: jax.Array, context: jax.Array | None, part: Bijector):
+    return part._forward_and_log_det(x, context)
+
+
+def _inverse(y: jax.Array, context: jax.Array | None, part: Bijector):
+    return part._inverse_and_log_det(y, context)
+
+
+class Chain(Composite):
     """The composition y = f_0(f_1(...f_{n-1}(x))): as in distrax, the last one acts first.
 
     Args:
@@ -52,34 +103,28 @@ class Chain(Bijector):
             ) from None
 
     @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """That which the parts share."""
-        return jnp.broadcast_shapes(*(bijector.batch_shape for bijector in self.bijectors))
+    def parts(self) -> tuple[Bijector, ...]:
+        return tuple(self.bijectors)
 
-    def _forward_and_log_det(
-        self, x: jax.Array, context: jax.Array | None
+    @property
+    def own(self) -> int:
+        return len(self.bijectors)
+
+    def with_parts(self, make: Callable[[Bijector, nnx.Rngs], Bijector], rngs: nnx.Rngs) -> "Chain":
+        return Chain([make(part, rngs) for part in self.parts])
+
+    def through_parts(
+        self, apply: Apply, x: jax.Array, context: jax.Array | None, *others: Any, inverse: bool
     ) -> tuple[jax.Array, jax.Array]:
-        log_det = jnp.zeros(x.shape[:-1], x.dtype)
-        for bijector in reversed(self.bijectors):
-            x, term = bijector._forward_and_log_det(x, _context_for(bijector, context))
-            log_det = log_det + term
-        return x, log_det
-
-    def _inverse_and_log_det(
-        self, y: jax.Array, context: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        log_det = jnp.zeros(y.shape[:-1], y.dtype)
-        for bijector in self.bijectors:
-            y, term = bijector._inverse_and_log_det(y, _context_for(bijector, context))
-            log_det = log_det + term
-        return y, log_det
+        total = jnp.zeros(x.shape[:-1], x.dtype)
+        rows = list(zip(self.parts, *(other.parts for other in others), strict=True))
+        for parts in rows if inverse else reversed(rows):
+            x, term = apply(x, None if parts[0].context_size is None else context, *parts)
+            total = total + term
+        return x, total
 
 
-def _context_for(bijector: Bijector, context: jax.Array | None) -> jax.Array | None:
-    return None if bijector.context_size is None else context
-
-
-class Stack(Bijector):
+class Stack(Composite):
     """`num_layers` bijectors of equal structure, run by `lax.scan`: compiled once at any depth.
 
     Acts as `Chain([layer_0, ..., layer_{n-1}])`. Their arrays are stacked along a leading axis.
@@ -113,34 +158,46 @@ class Stack(Bijector):
         return Factory(self.layers.recipe) if name == "make_layer" else value
 
     @property
+    def parts(self) -> tuple[Bijector, ...]:
+        """All layers as one, whose arrays have an axis more."""
+        return (self.layers,)
+
+    @property
     def batch_shape(self) -> tuple[int, ...]:
         """That of one layer."""
-        return jax.eval_shape(
-            lambda layers: jax.tree.map(lambda a: a[0], layers), self.layers
-        ).batch_shape
+        return jax.eval_shape(lambda stack: stack._layer(0), self).batch_shape
 
-    def _forward_and_log_det(
-        self, x: jax.Array, context: jax.Array | None
+    def composed_of(self) -> tuple[Bijector, ...]:
+        layers = map(self._layer, range(self.num_layers))
+        return tuple(part for layer in layers for part in layer.composed_of())
+
+    def _layer(self, i: int) -> Bijector:
+        return jax.tree.map(lambda a: a[i], self.layers)
+
+    @property
+    def own(self) -> int:
+        return self.num_layers
+
+    def with_parts(self, make: Callable[[Bijector, nnx.Rngs], Bijector], rngs: nnx.Rngs) -> "Stack":
+        keys = jax.random.split(rngs.params(), self.num_layers)
+        layers = jax.vmap(lambda layer, key: make(layer, nnx.Rngs(key)))(self.layers, keys)
+        remade = Factory(layers.recipe)
+        stack = nnx.eval_shape(lambda: Stack(remade, self.num_layers, rngs=nnx.Rngs(0)))
+        stack.layers = layers
+        return stack
+
+    def through_parts(
+        self, apply: Apply, x: jax.Array, context: jax.Array | None, *others: Any, inverse: bool
     ) -> tuple[jax.Array, jax.Array]:
-        return self._scan(lambda layer, x: layer._forward_and_log_det(x, context), x, reverse=True)
+        def step(carry, layers):
+            x, total = carry
+            x, term = apply(x, context, *layers)
+            return (x, total + term), None
 
-    def _inverse_and_log_det(
-        self, y: jax.Array, context: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        return self._scan(lambda layer, y: layer._inverse_and_log_det(y, context), y, reverse=False)
-
-    def _scan(self, apply, x: jax.Array, *, reverse: bool) -> tuple[jax.Array, jax.Array]:
-        def step(carry, layer):
-            x, log_det = carry
-            y, term = apply(layer, x)
-            return (y, log_det + term), None
-
-        dtype = jnp.result_type(x, *jax.tree.leaves(self.layers))  # the carry keeps its type
-        x, log_det = x.astype(dtype), jnp.zeros(x.shape[:-1], dtype)
-        (x, log_det), _ = jax.lax.scan(
-            step, (x, log_det), self.layers, length=self.num_layers, reverse=reverse
-        )
-        return x, log_det
+        layers = (self.layers, *(other.layers for other in others))
+        dtype = jnp.result_type(x, *jax.tree.leaves(layers))  # the carry keeps its type
+        start = x.astype(dtype), jnp.zeros(x.shape[:-1], dtype)
+        return jax.lax.scan(step, start, layers, length=self.num_layers, reverse=not inverse)[0]
 
 
 class Inverse(Bijector):
@@ -156,9 +213,19 @@ class Inverse(Bijector):
         self.bijector = bijector
 
     @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """That of the bijector inverted."""
-        return self.bijector.batch_shape
+    def parts(self) -> tuple[Bijector, ...]:
+        return (self.bijector,)
+
+    @property
+    def is_permutation(self) -> bool:
+        return self.bijector.is_permutation
+
+    @property
+    def is_affine_triangular(self) -> bool:
+        return self.bijector.is_affine_triangular
+
+    def composed_of(self) -> tuple[Bijector, ...]:
+        return tuple(Inverse(layer) for layer in reversed(self.bijector.composed_of()))
 
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None
@@ -169,39 +236,3 @@ class Inverse(Bijector):
         self, y: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         return self.bijector._forward_and_log_det(y, context)
-
-
-class Context(nnx.Variable):
-    """A bound context: not trained, but differentiable."""
-
-
-class Conditioned(Bijector):
-    """A conditional bijector with its context bound: an unconditional one.
-
-    Args:
-        bijector: A bijector with a context.
-        context: Vectors [..., context_size]; their batch shape broadcasts against that of points.
-    """
-
-    def __init__(self, bijector: Bijector, context: jax.Array):
-        require_bijector("bijector", bijector)
-        super().__init__(bijector.event_size)
-        context = jnp.asarray(context, jnp.result_type(float, context))
-        bijector._check("x", jnp.zeros(bijector.event_size), context)
-        self.bijector = bijector
-        self.context = Context(context)
-
-    @property
-    def batch_shape(self) -> tuple[int, ...]:
-        """The batch shape of the context."""
-        return jnp.broadcast_shapes(self.bijector.batch_shape, self.context.shape[:-1])
-
-    def _forward_and_log_det(
-        self, x: jax.Array, context: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        return self.bijector.forward_and_log_det(x, self.context[...])
-
-    def _inverse_and_log_det(
-        self, y: jax.Array, context: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        return self.bijector.inverse_and_log_det(y, self.context[...])

@@ -30,6 +30,8 @@ class TriangularAffine(Bijector):
         [3.0, 2.0]
     """
 
+    is_affine_triangular = True
+
     def __init__(self, loc: jax.Array, scale_tril: jax.Array, *, trainable: bool = True):
         size = jnp.shape(loc)[-1]
         if jnp.shape(loc) != (size,) or jnp.shape(scale_tril) != (size, size):

@@ -1,9 +1,11 @@
 """Permutations of the coordinates; their log-determinant is 0."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
+from flows import _checks
 from flows.bijectors.base import Bijector, Buffer
 
 
@@ -18,6 +20,8 @@ class Reverse(Bijector):
         >>> Reverse(3).forward(jnp.array([1.0, 2.0, 3.0])).tolist()
         [3.0, 2.0, 1.0]
     """
+
+    is_permutation = True
 
     def __init__(self, event_size: int):
         super().__init__(event_size)
@@ -34,16 +38,31 @@ class Reverse(Bijector):
 
 
 class Permutation(Bijector):
-    """A fixed random permutation, y_i = x_{order_i}.
+    """A fixed permutation, y_i = x_{order_i}.
 
     Args:
-        event_size: Size of the vectors.
-        rngs: Source of the permutation.
+        order: The coordinate [event_size] that each y_i is: 0 .. event_size - 1 in some order.
+
+    Raises:
+        ValueError: `order` is no permutation.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> Permutation([2, 0, 1]).forward(jnp.array([1.0, 2.0, 3.0])).tolist()
+        [3.0, 1.0, 2.0]
     """
 
-    def __init__(self, event_size: int, *, rngs: nnx.Rngs):
-        super().__init__(event_size)
-        order = jax.random.permutation(rngs.params(), event_size)
+    is_permutation = True
+
+    def __init__(self, order: Any):
+        order = jnp.asarray(order)
+        if order.ndim != 1:
+            raise ValueError(f"order must have shape [event_size], got shape {order.shape}.")
+        super().__init__(len(order))
+        if _checks.is_concrete(order) and sorted(order.tolist()) != list(range(len(order))):
+            raise ValueError(
+                f"order must hold each of 0 .. {len(order) - 1} once, got {order.tolist()}."
+            )
         self.order = Buffer(order.astype(jnp.result_type(float)))
 
     def _forward_and_log_det(

@@ -3,21 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from flows.bijectors import (
-    Affine,
-    Bijector,
-    Chain,
-    Conditioned,
-    Elementwise,
-    Inverse,
-    Inverted,
-    MaskedAutoregressive,
-    Permutation,
-    Reverse,
-    Stack,
-    StandardizedContext,
-    TriangularAffine,
-)
+from flows.bijectors import Bijector
 from flows.distributions.bases import Distribution
 from flows.divergences import as_gaussian
 
@@ -54,39 +40,8 @@ def normal_conditionals(
 
 def _permutations_before_triangular(bijector: Bijector) -> list[Bijector] | None:
     """The permutations that act on the noise before all else; None if f is not of that form."""
-    layers = list(_layers(bijector))
+    layers = list(bijector.composed_of())
     permutations = []
-    while layers and isinstance(layers[-1], Permutation | Reverse):
+    while layers and layers[-1].is_permutation:
         permutations.append(layers.pop())
-    return permutations if all(map(_is_affine_triangular, layers)) else None
-
-
-def _layers(bijector: Bijector) -> list[Bijector]:
-    """What a bijector is composed of, the last one acting first."""
-    if isinstance(bijector, Chain):
-        return [layer for part in bijector.bijectors for layer in _layers(part)]
-    if isinstance(bijector, Conditioned | StandardizedContext):
-        return _layers(bijector.bijector)
-    if isinstance(bijector, Stack):
-        return [
-            layer
-            for i in range(bijector.num_layers)
-            for layer in _layers(jax.tree.map(lambda a, i=i: a[i], bijector.layers))
-        ]
-    if isinstance(bijector, Inverse):
-        return [_inverse(layer) for layer in reversed(_layers(bijector.bijector))]
-    return [bijector]
-
-
-def _inverse(layer: Bijector) -> Bijector:
-    return layer.bijector if isinstance(layer, Inverse) else Inverse(layer)
-
-
-def _is_affine_triangular(layer: Bijector) -> bool:
-    layer = layer.bijector if isinstance(layer, Inverse) else layer
-    if isinstance(layer, Elementwise | MaskedAutoregressive):
-        transformer = layer.transformer
-        if isinstance(transformer, Inverted):
-            transformer = transformer.transformer
-        return isinstance(transformer, Affine)
-    return isinstance(layer, TriangularAffine)
+    return permutations if all(layer.is_affine_triangular for layer in layers) else None

@@ -9,7 +9,7 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 from flows import _checks
 from flows.bijectors.base import Bijector, require_bijector
 from flows.bijectors.compiled import compiled
-from flows.bijectors.composition import Conditioned
+from flows.bijectors.contexts import Conditioned
 from flows.distributions.bases import Distribution
 from flows.distributions.conditionals import normal_conditionals
 from flows.divergences import kl
