@@ -100,6 +100,9 @@ class Recorded(nnx.Module):
 
     recipe: Recipe
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "__init__" in vars(cls):
@@ -124,6 +127,9 @@ def _recording(init: Callable) -> Callable:
             self.recipe = _recipe(type(self), signature, bound)
 
     return recorded
+
+
+Recorded.__init__ = _recording(Recorded.__init__)  # type: ignore[method-assign]
 
 
 def _recipe(cls: type, signature: inspect.Signature, bound: inspect.BoundArguments) -> Recipe:

@@ -206,10 +206,10 @@ def _flow(
         raise TypeError(f"rngs must be an nnx.Rngs such as nnx.Rngs(0), got {rngs!r}.")
 
     def permuted_layer(rngs: nnx.Rngs) -> Bijector:
-        layer = make_layer(rngs)
-        if permutation == "reverse":
-            return Chain([layer, Reverse(event_size)])
-        return Chain([layer, Permutation(jax.random.permutation(rngs.params(), event_size))])
+        permute: Bijector = Reverse(event_size)
+        if permutation == "random":
+            permute = Permutation(jax.random.permutation(rngs.params(), event_size))
+        return Chain([make_layer(rngs), permute])
 
     stack = Stack(permuted_layer, num_layers, rngs=rngs)
     if permutation == "random":

@@ -55,6 +55,7 @@ def _preimage(transformer: Transformer, y: jax.Array, params: jax.Array) -> jax.
         newton = (y - value) * jnp.exp(-log_slope)
         halve = low + (high - low) / 2 - x
         fast = (low <= x + newton) & (x + newton <= high) & (2 * jnp.abs(newton) <= jnp.abs(last))
+        fast = fast & ((newton != 0) | (value == y))  # a slope that overflows makes steps of 0
         step = jnp.where(moving, jnp.where(fast, newton, halve), 0)
         moving = moving & (jnp.abs(step) > epsilon * jnp.abs(x))
         return iteration + 1, low, high, x + step, step, moving
