@@ -63,6 +63,11 @@ class Recipe:
     def __repr__(self) -> str:
         return f"Recipe({self.cls.__name__})"
 
+    def but(self, **changes: Any) -> "Recipe":
+        """The same call with other named arguments."""
+        changed = {name: recordable(value) for name, value in changes.items()}
+        return Recipe(self.cls, self.positional, tuple((dict(self.named) | changed).items()))
+
     def build(self, rngs: nnx.Rngs) -> Any:
         """Makes another such object, with fresh random weights and zeros for array arguments."""
         make = functools.partial(_made, rngs=rngs)

@@ -1,6 +1,6 @@
 """Ready-made flows. Each is a stack of equal layers between noise and data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from flows.bijectors import (
     Transformer,
 )
 from flows.bijectors.linear import column_moments, whitening
+from flows.conditioners import MLP, MaskedMLP
 from flows.distributions import Distribution, Flow, StandardNormal
 
 PERMUTATIONS = ("random", "reverse")
@@ -32,16 +33,15 @@ def maf(
     event_size: int,
     *,
     num_layers: int = 5,
-    hidden_sizes: Sequence[int] = (64, 64),
     context_size: int | None = None,
     transformer: Transformer | None = None,
     base: Distribution | None = None,
     permutation: str = "reverse",
-    residual: bool = False,
-    activation: str = "silu",
+    conditioner: Callable[..., Any] = MaskedMLP,
     inverse: str = "auto",
     standardize_with: Any = None,
     rngs: nnx.Rngs,
+    **network: Any,
 ) -> Flow:
     r"""Masked autoregressive flow: x_i = T(z_i; theta_i(x_0 .. x_{i-1})) in each layer.
 
@@ -54,14 +54,12 @@ def maf(
         event_size: Size of the vectors. 1 is allowed; affine layers then make a normal, whose
             mean and scale may depend on the context.
         num_layers: Number of layers; compile time does not depend on it.
-        hidden_sizes: Width of each hidden layer of a layer's network.
         context_size: Size of the context, for p(x | context); None for no context.
         transformer: The univariate map T; `flows.bijectors.Affine()` by default.
         base: Distribution of the noise; `flows.StandardNormal(event_size)` by default.
         permutation: "reverse" turns the order round between layers, "random" shuffles it between
             every second pair and turns it round between the others.
-        residual: Whether the networks' hidden layers are residual (needs equal `hidden_sizes`).
-        activation: "relu", "gelu", "silu" or "tanh".
+        conditioner: Makes the network of a layer: see `flows.bijectors.MaskedAutoregressive`.
         inverse: How the sequential direction is computed, "auto", "blocked" or "jacobi": see
             `flows.bijectors.MaskedAutoregressive`.
         standardize_with: Data [rows, event_size], or a pair (data, context): puts a fixed
@@ -69,6 +67,9 @@ def maf(
             read a block at a time. Columns that take few values, such as counts, are taken with
             the noise that `flows.fit(dequantize=True)` adds to them. None for none.
         rngs: Source of the initial weights, e.g. `nnx.Rngs(0)`.
+        **network: Options of the networks, those of `flows.conditioners.MaskedMLP`:
+            `hidden_sizes=(64, 64)`; `residual=False`, which needs equal `hidden_sizes`;
+            `activation="silu"`, or "relu", "gelu", "tanh" or a function; `features`; `embed`.
 
     Returns:
         A flow near the identity: its density is near that of the base, whitened back.
@@ -90,13 +91,12 @@ def maf(
         return Inverse(
             MaskedAutoregressive(
                 event_size,
-                hidden_sizes,
                 context_size=context_size,
                 transformer=Inverted(transformer),
-                residual=residual,
-                activation=activation,
+                conditioner=conditioner,
                 inverse=inverse,
                 rngs=rngs,
+                **network,
             )
         )
 
@@ -107,16 +107,15 @@ def iaf(
     event_size: int,
     *,
     num_layers: int = 5,
-    hidden_sizes: Sequence[int] = (64, 64),
     context_size: int | None = None,
     transformer: Transformer | None = None,
     base: Distribution | None = None,
     permutation: str = "reverse",
-    residual: bool = False,
-    activation: str = "silu",
+    conditioner: Callable[..., Any] = MaskedMLP,
     inverse: str = "auto",
     standardize_with: Any = None,
     rngs: nnx.Rngs,
+    **network: Any,
 ) -> Flow:
     r"""Inverse autoregressive flow: x_i = T(z_i; theta_i(z_0 .. z_{i-1})) in each layer.
 
@@ -136,13 +135,12 @@ def iaf(
     def layer(rngs: nnx.Rngs) -> Bijector:
         return MaskedAutoregressive(
             event_size,
-            hidden_sizes,
             context_size=context_size,
             transformer=transformer,
-            residual=residual,
-            activation=activation,
+            conditioner=conditioner,
             inverse=inverse,
             rngs=rngs,
+            **network,
         )
 
     return _flow(event_size, layer, num_layers, base, permutation, standardize_with, rngs)
@@ -152,15 +150,14 @@ def real_nvp(
     event_size: int,
     *,
     num_layers: int = 8,
-    hidden_sizes: Sequence[int] = (64, 64),
     context_size: int | None = None,
     transformer: Transformer | None = None,
     base: Distribution | None = None,
     permutation: str = "random",
-    residual: bool = False,
-    activation: str = "silu",
+    conditioner: Callable[..., Any] = MLP,
     standardize_with: Any = None,
     rngs: nnx.Rngs,
+    **network: Any,
 ) -> Flow:
     r"""RealNVP: in each layer half of z passes, the other half becomes T(z_b; theta(z_a)).
 
@@ -179,12 +176,11 @@ def real_nvp(
     def layer(rngs: nnx.Rngs) -> Bijector:
         return Coupling(
             event_size,
-            hidden_sizes,
             context_size=context_size,
             transformer=transformer,
-            residual=residual,
-            activation=activation,
+            conditioner=conditioner,
             rngs=rngs,
+            **network,
         )
 
     return _flow(event_size, layer, num_layers, base, permutation, standardize_with, rngs)

@@ -25,7 +25,7 @@ from flows.distributions import Flow, require_flow
 
 FORMAT = "flows-jax"
 FORMAT_VERSION = 2
-FUNCTIONS = (jax.nn, jax.numpy)  # whose functions may be named in a file
+FUNCTIONS = (jax.nn, jax.numpy, conditioners)  # whose functions may be named in a file
 
 
 def save(path: str | os.PathLike, flow: Flow) -> None:

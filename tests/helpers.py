@@ -21,40 +21,52 @@ BIJECTORS = {
     "triangular": lambda rngs: fb.TriangularAffine(jnp.arange(4.0), _scale_tril()),
     "reverse": lambda rngs: fb.Reverse(D),
     "permutation": lambda rngs: shuffle(rngs),
-    "coupling": lambda rngs: fb.Coupling(D, (16,), rngs=rngs),
-    "coupling residual": lambda rngs: fb.Coupling(D, (16, 16), residual=True, rngs=rngs),
-    "coupling context": lambda rngs: fb.Coupling(D, (16,), context_size=C, rngs=rngs),
-    "coupling D=1 context": lambda rngs: fb.Coupling(1, (16,), context_size=C, rngs=rngs),
-    "autoregressive": lambda rngs: fb.MaskedAutoregressive(D, (16, 16), rngs=rngs),
-    "autoregressive narrow": lambda rngs: fb.MaskedAutoregressive(D, (2,), rngs=rngs),
+    "coupling": lambda rngs: fb.Coupling(D, hidden_sizes=(16,), rngs=rngs),
+    "coupling residual": lambda rngs: fb.Coupling(
+        D, hidden_sizes=(16, 16), residual=True, rngs=rngs
+    ),
+    "coupling context": lambda rngs: fb.Coupling(D, hidden_sizes=(16,), context_size=C, rngs=rngs),
+    "coupling D=1 context": lambda rngs: fb.Coupling(
+        1, hidden_sizes=(16,), context_size=C, rngs=rngs
+    ),
+    "autoregressive": lambda rngs: fb.MaskedAutoregressive(D, hidden_sizes=(16, 16), rngs=rngs),
+    "autoregressive narrow": lambda rngs: fb.MaskedAutoregressive(D, hidden_sizes=(2,), rngs=rngs),
     "autoregressive residual": lambda rngs: fb.MaskedAutoregressive(
-        D, (16, 16, 16), residual=True, rngs=rngs
+        D, hidden_sizes=(16, 16, 16), residual=True, rngs=rngs
     ),
     "autoregressive context": lambda rngs: fb.MaskedAutoregressive(
-        D, (16,), context_size=C, rngs=rngs
+        D, hidden_sizes=(16,), context_size=C, rngs=rngs
     ),
     "autoregressive inverted": lambda rngs: fb.MaskedAutoregressive(
-        D, (16,), transformer=fb.Inverted(fb.Affine()), rngs=rngs
+        D, hidden_sizes=(16,), transformer=fb.Inverted(fb.Affine()), rngs=rngs
     ),
     "autoregressive D=1 context": lambda rngs: fb.MaskedAutoregressive(
-        1, (16,), context_size=C, rngs=rngs
+        1, hidden_sizes=(16,), context_size=C, rngs=rngs
     ),
-    "autoregressive D=2": lambda rngs: fb.MaskedAutoregressive(2, (16,), rngs=rngs),
-    "autoregressive groups": lambda rngs: fb.MaskedAutoregressive(11, (24, 13), rngs=rngs),
+    "autoregressive D=2": lambda rngs: fb.MaskedAutoregressive(2, hidden_sizes=(16,), rngs=rngs),
+    "autoregressive groups": lambda rngs: fb.MaskedAutoregressive(
+        11, hidden_sizes=(24, 13), rngs=rngs
+    ),
     "autoregressive jacobi": lambda rngs: fb.MaskedAutoregressive(
-        D, (16,), inverse="jacobi", rngs=rngs
+        D, hidden_sizes=(16,), inverse="jacobi", rngs=rngs
     ),
-    "inverse": lambda rngs: fb.Inverse(fb.MaskedAutoregressive(D, (16,), rngs=rngs)),
+    "inverse": lambda rngs: fb.Inverse(fb.MaskedAutoregressive(D, hidden_sizes=(16,), rngs=rngs)),
     "chain context": lambda rngs: fb.Chain(
-        [fb.Elementwise(D), fb.Coupling(D, (16,), context_size=C, rngs=rngs), fb.Reverse(D)]
+        [
+            fb.Elementwise(D),
+            fb.Coupling(D, hidden_sizes=(16,), context_size=C, rngs=rngs),
+            fb.Reverse(D),
+        ]
     ),
     "standardized context": lambda rngs: fb.StandardizedContext(
-        fb.Coupling(D, (16,), context_size=C, rngs=rngs), jnp.arange(3.0), jnp.arange(1.0, 4.0)
+        fb.Coupling(D, hidden_sizes=(16,), context_size=C, rngs=rngs),
+        jnp.arange(3.0),
+        jnp.arange(1.0, 4.0),
     ),
     "stack context": lambda rngs: fb.Stack(
         lambda rngs: fb.Chain(
             [
-                fb.Coupling(D, (16,), context_size=C, rngs=rngs),
+                fb.Coupling(D, hidden_sizes=(16,), context_size=C, rngs=rngs),
                 fb.Permutation(jax.random.permutation(rngs.params(), D)),
             ]
         ),

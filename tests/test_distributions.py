@@ -204,7 +204,7 @@ def bound_somewhere(where):
     conditional = perturbed(conditional, scale=0.1)
     bound = conditional.condition(CONTEXTS).bijector
     make_layer = lambda rngs: flows.bijectors.Conditioned(
-        flows.bijectors.Coupling(2, (8,), context_size=3, rngs=rngs), CONTEXTS
+        flows.bijectors.Coupling(2, hidden_sizes=(8,), context_size=3, rngs=rngs), CONTEXTS
     )
     return flows.Flow(
         flows.StandardNormal(2),
@@ -261,7 +261,7 @@ def test_bases_that_wait_for_a_context_or_have_a_batch_are_refused():
 
 def test_bound_parts_take_single_points_and_incompatible_ones_are_refused():
     def layer(rngs, number=5):
-        coupling = flows.bijectors.Coupling(2, (4,), context_size=1, rngs=rngs)
+        coupling = flows.bijectors.Coupling(2, hidden_sizes=(4,), context_size=1, rngs=rngs)
         return flows.bijectors.Conditioned(perturbed(coupling), jnp.arange(number)[:, None] / 5.0)
 
     stack = flows.bijectors.Stack(layer, 2, rngs=nnx.Rngs(0))

@@ -16,7 +16,7 @@ ALLOWED = {
     "training": set(),
     "bijectors": {"conditioners"},
     "distributions": {"bijectors", "divergences"},
-    "architectures": {"bijectors", "distributions"},
+    "architectures": {"bijectors", "conditioners", "distributions"},
     "serialization": {"bijectors", "conditioners", "distributions"},
     "density": {"conditioners", "distributions", "training"},
     "variational": {"architectures", "bijectors", "distributions", "divergences", "training"},

@@ -1,6 +1,7 @@
 """Masked autoregressive layers: IAF in the forward direction, MAF in the inverse one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -30,14 +31,18 @@ class MaskedAutoregressive(Bijector):
 
     Args:
         event_size: D, the number of coordinates; 1 is allowed.
-        hidden_sizes: Width of each hidden layer of the network.
         context_size: Size of the context, or None.
         transformer: The univariate map T, affine by default.
-        residual: Whether the network's hidden layers are residual.
-        activation: The network's activation: "relu", "gelu", "silu" or "tanh".
+        conditioner: Makes the network theta, called as `conditioner(event_size, num_params,
+            context_size=..., rngs=..., **network)`; the network maps x [..., D] and context
+            [..., context_size] or None to [..., D, num_params], whose entries i may depend on the
+            entries of x before i alone: this is not checked.
         inverse: How the inverse is computed. "blocked" is forward substitution; "jacobi" repeats
-            forward passes until nothing moves, at most D of them; "auto" is "blocked".
+            forward passes until nothing moves, at most D of them; "auto" is "blocked", or "jacobi"
+            for a network that is no `flows.conditioners.MaskedMLP`.
         rngs: Source of the initial weights.
+        **network: Options of the network: by default those of `flows.conditioners.MaskedMLP`,
+            such as `hidden_sizes`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -51,31 +56,28 @@ class MaskedAutoregressive(Bijector):
     def __init__(
         self,
         event_size: int,
-        hidden_sizes: Sequence[int] = (64, 64),
         *,
         context_size: int | None = None,
         transformer: Transformer | None = None,
-        residual: bool = False,
-        activation: str = "silu",
+        conditioner: Callable[..., Any] = MaskedMLP,
         inverse: str = "auto",
         rngs: nnx.Rngs,
+        **network: Any,
     ):
         super().__init__(event_size, context_size)
         self.transformer = Affine() if transformer is None else transformer
         require_transformer("transformer", self.transformer)
-        self.conditioner = MaskedMLP(
-            event_size,
-            self.transformer.num_params,
-            hidden_sizes,
-            context_size=context_size,
-            residual=residual,
-            activation=activation,
-            rngs=rngs,
+        self.conditioner = conditioner(
+            event_size, self.transformer.num_params, context_size=context_size, rngs=rngs, **network
         )
-        self.hidden_sizes = self.conditioner.hidden_sizes
-        self.residual = residual
-        self.activation = activation
         self.method = _checks.one_of("inverse", inverse, METHODS)
+        if not isinstance(self.conditioner, MaskedMLP):
+            if inverse == "blocked":
+                raise ValueError(
+                    'inverse="blocked" needs a conditioner that makes flows.conditioners.MaskedMLP,'
+                    f" got a {type(self.conditioner).__name__}."
+                )
+            self.method = "jacobi"
 
     @property
     def is_affine_triangular(self) -> bool:

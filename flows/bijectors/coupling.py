@@ -1,6 +1,7 @@
 """Coupling layers: both directions in one network pass."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,12 +22,14 @@ class Coupling(Bijector):
     Args:
         event_size: D; the first D // 2 coordinates pass through. With D = 1 all of it is mapped,
             by parameters that depend on the context alone.
-        hidden_sizes: Width of each hidden layer of the network.
         context_size: Size of the context, or None.
         transformer: The univariate map T, affine by default.
-        residual: Whether the network's hidden layers are residual.
-        activation: The network's activation: "relu", "gelu", "silu" or "tanh".
+        conditioner: Makes the network theta, called as `conditioner(in_size, out_size,
+            context_size=..., rngs=..., **network)`; the network maps x [..., in_size] and context
+            [..., context_size] or None to [..., out_size].
         rngs: Source of the initial weights.
+        **network: Options of the network: by default those of `flows.conditioners.MLP`, such as
+            `hidden_sizes`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -40,30 +43,24 @@ class Coupling(Bijector):
     def __init__(
         self,
         event_size: int,
-        hidden_sizes: Sequence[int] = (64, 64),
         *,
         context_size: int | None = None,
         transformer: Transformer | None = None,
-        residual: bool = False,
-        activation: str = "silu",
+        conditioner: Callable[..., Any] = MLP,
         rngs: nnx.Rngs,
+        **network: Any,
     ):
         super().__init__(event_size, context_size)
         self.transformer = Affine() if transformer is None else transformer
         require_transformer("transformer", self.transformer)
         self.num_passed = event_size // 2
-        self.conditioner = MLP(
+        self.conditioner = conditioner(
             self.num_passed,
             (event_size - self.num_passed) * self.transformer.num_params,
-            hidden_sizes,
             context_size=context_size,
-            residual=residual,
-            activation=activation,
             rngs=rngs,
+            **network,
         )
-        self.hidden_sizes = self.conditioner.hidden_sizes
-        self.residual = residual
-        self.activation = activation
 
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None

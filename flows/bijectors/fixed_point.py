@@ -23,7 +23,6 @@ import jax.numpy as jnp
 
 from flows.bijectors.transformers import Transformer
 from flows.conditioners import MaskedMLP, compute_in, substitution
-from flows.conditioners.mlp import compress
 
 METHODS = ("auto", "blocked", "jacobi")
 
@@ -55,7 +54,7 @@ def inverse_parameters(
 
     def step(i, theta_i):
         x_i, _ = transformer.inverse_and_log_det(coordinates[i], theta_i.T)
-        return compress(x_i)[None], theta_i
+        return network.features(x_i).T, theta_i
 
     return _points_first(substitution.solve(network, step, context, y.shape[0]))
 
@@ -113,14 +112,12 @@ def _iterate(update: Callable, start: jax.Array, event_size: int) -> jax.Array:
 
 def _blocked_solves(network, transformer, y, context, theta) -> tuple[Callable, Callable]:
     """Solvers of v - F_theta v = b and of its transpose at theta, by substitution."""
-
-    def x_of(theta):
-        x, _ = transformer.inverse_and_log_det(y, theta)
-        return compress(x), x
-
-    u, pull, x = jax.vjp(x_of, theta, has_aux=True)  # x_i depends on theta_i only
-    (slope,) = pull(jnp.ones_like(u))
+    # x_i depends on theta_i only, and the features that the network sees of it on x_i.
+    x, pull = jax.vjp(lambda theta: transformer.inverse_and_log_det(y, theta)[0], theta)
+    (slope,) = pull(jnp.ones_like(x))
     slope = _points_last(slope)  # [D, P, N]
+    _, feature_slope = jax.jvp(network.features, (x,), (jnp.ones_like(x),))
+    feature_slope = _points_last(feature_slope)  # [D, F, N]
     at = substitution.slopes(network, x, context)
 
     def solve(matvec, b):
@@ -128,7 +125,7 @@ def _blocked_solves(network, transformer, y, context, theta) -> tuple[Callable, 
 
         def step(i, z):
             v_i = b[i] + z
-            return (slope[i] * v_i).sum(0, keepdims=True), v_i
+            return feature_slope[i] * (slope[i] * v_i).sum(0), v_i
 
         return _points_first(substitution.solve_tangent(network, step, at))
 
@@ -137,7 +134,8 @@ def _blocked_solves(network, transformer, y, context, theta) -> tuple[Callable, 
 
         def step(i, z):
             i = network.event_size - 1 - i
-            v_i = b[i] + slope[i] * z.sum(0)  # z has one row, or none
+            seen = feature_slope[i, ::-1][: len(z)]  # z has F rows, or none
+            v_i = b[i] + slope[i] * (seen * z).sum(0)
             return v_i[::-1], v_i
 
         return _points_first(substitution.solve_cotangent(network, step, at)[::-1])

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,9 +36,8 @@ class MaskedMLP(MLP):
         num_params: P, the number of outputs for each coordinate.
         hidden_sizes: Width of each hidden layer; any widths, also below D.
         context_size: Size of the context, or None for no context.
-        residual: As in `MLP`.
-        activation: As in `MLP`.
         rngs: Source of the initial weights.
+        **options: As in `MLP`.
 
     Cost: one pass, parallel over batch and coordinates.
     """
@@ -49,27 +49,32 @@ class MaskedMLP(MLP):
         hidden_sizes: Sequence[int] = (64, 64),
         *,
         context_size: int | None = None,
-        residual: bool = False,
-        activation: str = "silu",
         rngs: nnx.Rngs,
+        **options: Any,
     ):
         super().__init__(
             event_size - 1,  # no output sees the last coordinate
             event_size * num_params,
             hidden_sizes,
             context_size=context_size,
-            residual=residual,
-            activation=activation,
             rngs=rngs,
+            **options,
         )
         self.event_size = event_size
         self.num_params = num_params
+
+    def deeper(self) -> dict[str, Any]:
+        """The options of a network twice as deep, and residual where the widths are equal."""
+        return {
+            "hidden_sizes": 2 * self.hidden_sizes,
+            "residual": len(set(self.hidden_sizes)) == 1,
+        }
 
     def degrees(self) -> list[np.ndarray]:
         """The degrees of the inputs, of each hidden layer's units and of the outputs, sorted."""
         size = self.event_size
         lowest = 0 if self.context_size or size == 1 else 1  # degree 0 sees the context alone
-        inputs = np.arange(1, size)
+        inputs = np.repeat(np.arange(1, size), self.num_features)
         hidden = [lowest + np.arange(n) * (size - lowest) // n for n in self.hidden_sizes]
         outputs = np.repeat(np.arange(size), self.num_params)
         return [inputs, *hidden, outputs]

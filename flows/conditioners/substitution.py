@@ -20,7 +20,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from flows.conditioners.masked import MaskedMLP
-from flows.conditioners.mlp import ACTIVATIONS
 
 Step = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
@@ -30,15 +29,15 @@ def solve(network: MaskedMLP, step: Step, context: jax.Array | None, num_points:
 
     Args:
         network: A network of event size D with P outputs for each coordinate.
-        step: Maps i and z_i [P, N] to v_i [1, N], in the scale that the network's first layer
-            sees, and to what is to be kept of coordinate i.
+        step: Maps i and z_i [P, N] to v_i [F, N], the features that the network's first layer sees
+            of coordinate i, and to what is to be kept of it.
         context: The network's context [N, context_size] or [1, context_size], or None.
         num_points: N.
 
     Returns:
         What the steps kept, stacked along a leading axis of size D.
     """
-    activation = ACTIVATIONS[network.activation]
+    activation = network.activate
 
     def unit(layer, rows, z, carried):
         value = z + carried if network.residual else z
@@ -54,7 +53,7 @@ def solve(network: MaskedMLP, step: Step, context: jax.Array | None, num_points:
 
 def slopes(network: MaskedMLP, x: jax.Array, context: jax.Array | None) -> list[jax.Array]:
     """The derivatives [H, N] of each hidden layer's activations at x [N, D]."""
-    activation = ACTIVATIONS[network.activation]
+    activation = network.activate
     values = network.hidden(x, context)
     return [jax.jvp(activation, (h,), (jnp.ones_like(h),))[1].T for h in values]
 
@@ -76,7 +75,7 @@ def solve_cotangent(network: MaskedMLP, step: Step, at: Sequence[jax.Array]) -> 
 
     Read from its last unit to its first, the transpose is a network of the same kind, with degrees
     counted down from D. So everything is in reverse here: step i treats coordinate D - 1 - i, z_i
-    is [1, N] (or [0, N], as the network does not see the last coordinate), and v_i is [P, N].
+    is [F, N] (or [0, N], as the network does not see the last coordinate), and v_i is [P, N].
     """
     at = [slope[::-1] for slope in reversed(at)]
 

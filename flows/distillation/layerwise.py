@@ -31,7 +31,7 @@ def has_iaf_twin(bijector: Bijector) -> bool:
 def iaf_twin(bijector: Bijector, rngs: nnx.Rngs) -> Bijector:
     """A copy with each MAF layer replaced by a fresh IAF layer, and all else kept.
 
-    The IAF networks are twice as deep, and residual where the hidden sizes are equal: an IAF
+    The IAF networks are `deeper` than those of the MAF, where these can say what that is: an IAF
     network has to compose over the coordinates what a MAF network reads off the data.
     """
     if isinstance(bijector, Composite):
@@ -39,15 +39,10 @@ def iaf_twin(bijector: Bijector, rngs: nnx.Rngs) -> Bijector:
     if not is_maf_layer(bijector):
         return nnx.clone(bijector)
     layer = bijector.bijector
-    return MaskedAutoregressive(
-        layer.event_size,
-        2 * layer.hidden_sizes,
-        context_size=layer.context_size,
-        transformer=layer.transformer.inverted(),
-        residual=len(set(layer.hidden_sizes)) == 1,
-        activation=layer.activation,
-        rngs=rngs,
+    recipe = layer.recipe.but(
+        transformer=layer.transformer.inverted(), **getattr(layer.conditioner, "deeper", dict)()
     )
+    return recipe.build(rngs)
 
 
 def same_layout(teacher: Bijector, student: Bijector) -> bool:

@@ -12,7 +12,7 @@ import numpy as np
 
 from flows._recipes import Recorded
 
-NUM_NODES = 8
+NUM_NODES = 16
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(NUM_NODES)
 _WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
 
