@@ -1,5 +1,7 @@
 """Shared by the tests: every bijector and flow, in one place, and a way off the identity."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,8 +9,17 @@ from flax import nnx
 
 import flows
 from flows import bijectors as fb
+from flows import conditioners
 
 D, C = 4, 3  # event and context size of the contract tests
+
+
+NETWORK = {
+    "hidden_sizes": (16, 16),
+    "features": conditioners.circle,
+    "embed": functools.partial(conditioners.MLP, hidden_sizes=(8,)),
+    "activation": jax.nn.softplus,
+}
 
 
 def _scale_tril():
@@ -50,6 +61,10 @@ BIJECTORS = {
     "autoregressive jacobi": lambda rngs: fb.MaskedAutoregressive(
         D, hidden_sizes=(16,), inverse="jacobi", rngs=rngs
     ),
+    "autoregressive circle embed": lambda rngs: fb.MaskedAutoregressive(
+        D, context_size=C, rngs=rngs, **NETWORK
+    ),
+    "coupling circle embed": lambda rngs: fb.Coupling(D, context_size=C, rngs=rngs, **NETWORK),
     "inverse": lambda rngs: fb.Inverse(fb.MaskedAutoregressive(D, hidden_sizes=(16,), rngs=rngs)),
     "chain context": lambda rngs: fb.Chain(
         [

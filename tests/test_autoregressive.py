@@ -10,7 +10,7 @@ from jax.test_util import check_grads
 
 import flows
 from flows.bijectors import MaskedAutoregressive, fixed_point
-from flows.conditioners import MaskedMLP, masked
+from flows.conditioners import MaskedMLP, circle, masked
 
 LAYERS = {
     "D=1": {"event_size": 1},
@@ -19,6 +19,7 @@ LAYERS = {
     "narrow": {"event_size": 9, "hidden_sizes": (3,)},
     "uneven": {"event_size": 7, "hidden_sizes": (16, 5, 9)},
     "residual": {"event_size": 12, "hidden_sizes": (16, 16, 16), "residual": True},
+    "features": {"event_size": 12, "hidden_sizes": (16, 16), "features": circle},
     "context": {"event_size": 12, "hidden_sizes": (40, 16), "context_size": 2},
     "all": {
         "event_size": 30, "hidden_sizes": (50, 50, 50), "residual": True, "context_size": 2,

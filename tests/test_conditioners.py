@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+import flows
 from flows.conditioners import MLP, MaskedMLP
 
 
@@ -45,3 +46,49 @@ def test_all_outputs_see_the_context():
 def test_mlp_without_inputs_depends_on_the_context_alone():
     net = MLP(0, 2, (8,), context_size=3, rngs=nnx.Rngs(0))
     assert net(jnp.zeros((5, 0)), jnp.ones((5, 3))).shape == (5, 2)
+
+
+class Lower(nnx.Module):
+    """A conditioner of one's own: linear in the coordinates before, and in a context."""
+
+    def __init__(self, event_size, num_params, *, context_size, rngs, scale=0.5):
+        shape = event_size, event_size, num_params
+        self.kernel = nnx.Param(scale * jax.random.normal(rngs.params(), shape))
+        self.embed = MLP(context_size, event_size * num_params, rngs=rngs)
+
+    def __call__(self, x, context):
+        before = jnp.tril(jnp.ones(self.kernel.shape[:2]), -1)[..., None]
+        out = jnp.einsum("...j,ijp->...ip", x, self.kernel[...] * before)
+        return out + self.embed(context).reshape(*context.shape[:-1], *out.shape[-2:])
+
+
+@pytest.mark.parametrize("architecture", [flows.maf, flows.iaf])
+def test_a_conditioner_of_ones_own(architecture, tmp_path):
+    options = {"num_layers": 2, "context_size": 2, "rngs": nnx.Rngs(0), "conditioner": Lower}
+    with jax.enable_x64(True):
+        flow = architecture(4, scale=0.3, **options)
+        bound = flow.condition(jax.random.normal(jax.random.key(1), (2,)))
+        x = jax.random.normal(jax.random.key(0), (20, 4))
+        z, log_det = bound.bijector.inverse_and_log_det(x)
+        assert np.abs(z - x).max() > 0.1
+        np.testing.assert_allclose(bound.bijector.forward(z), x, atol=1e-8)
+        jacobian = jax.vmap(jax.jacobian(bound.bijector.inverse))(x)
+        np.testing.assert_allclose(np.linalg.slogdet(jacobian)[1], log_det, atol=1e-8)
+        flows.save(tmp_path / "a", flow)
+        loaded = flows.load(tmp_path / "a").condition(jnp.ones(2))
+        np.testing.assert_array_equal(loaded.log_prob(x), flow.condition(jnp.ones(2)).log_prob(x))
+    with pytest.raises(ValueError, match=r'"blocked" needs .* got a Lower'):
+        architecture(4, inverse="blocked", **options)
+
+
+def test_bad_options_are_refused():
+    for options, error, match in [
+        ({"features": "sin"}, TypeError, "features must be a function"),
+        ({"features": jnp.sin}, ValueError, r"features must map x \[...\] to \[..., F\]"),
+        ({"activation": "swish"}, ValueError, "activation must be one of"),
+        ({"hiden_sizes": (8,)}, TypeError, "hiden_sizes"),
+        ({"hidden_sizes": (8, 4), "residual": True}, ValueError, "needs equal hidden_sizes"),
+    ]:
+        for architecture in (flows.maf, flows.iaf, flows.real_nvp):
+            with pytest.raises(error, match=match):
+                architecture(2, rngs=nnx.Rngs(0), **options)

@@ -46,9 +46,9 @@ def inverse_parameters(
         context: Contexts [N, context_size] or [1, context_size], or None.
     """
     if method == "jacobi":
-        start = jnp.zeros((*y.shape, network.num_params), y.dtype)
+        start = jnp.zeros((*y.shape, transformer.num_params), y.dtype)
         update = lambda theta: _update(theta, network, transformer, y, context)
-        return _iterate(update, start, network.event_size)
+        return _iterate(update, start, y.shape[-1])
 
     coordinates = y.T
 
@@ -68,7 +68,7 @@ def _inverse_parameters_jvp(method, primals, tangents):
     _, by_theta = jax.linearize(lambda theta: _update(theta, *primals), theta)
     _, by_the_rest = jax.jvp(lambda *primals: _update(theta, *primals), primals, tangents)
     solve, transpose_solve = (
-        _jacobi_solves(network.event_size)
+        _jacobi_solves(y.shape[-1])
         if method == "jacobi"
         else _blocked_solves(network, transformer, y, context, theta)
     )
