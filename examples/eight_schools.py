@@ -36,7 +36,7 @@ def constrain(u: jax.Array) -> jax.Array:
 def main() -> None:
     """Fits the posterior and prints the comparison."""
     posterior = flows.fit_posterior(log_density, event_size=10, key=jax.random.key(0))
-    draws = np.asarray(constrain(posterior.sample(jax.random.key(1), 100_000)))
+    draws = np.asarray(constrain(posterior.sample(seed=jax.random.key(1), sample_shape=(100_000,))))
     print(f"{'':10}{'mean':>8}{'ref.':>8}{'sd':>8}{'ref.':>8}")
     for row in zip(NAMES, draws.mean(0), REFERENCE_MEAN, draws.std(0), REFERENCE_SD, strict=True):
         print("{:10}{:8.2f}{:8.2f}{:8.2f}{:8.2f}".format(*row))

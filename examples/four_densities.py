@@ -91,7 +91,7 @@ def main(num_steps: int = 3000) -> None:
         density = np.exp(jax.vmap(target)(grid)).reshape(300, 300)
         axes[0, column].pcolormesh(axis, axis, density, cmap="Blues", rasterized=True)
         axes[0, column].set_title(target.__name__)
-        draws = np.asarray(posterior.sample(jax.random.key(1), 20_000))
+        draws = np.asarray(posterior.sample(seed=jax.random.key(1), sample_shape=(20_000,)))
         axes[1, column].hist2d(*draws.T, bins=(axis[::2], axis[::2]), cmap="Oranges")
     axes[0, 0].set_ylabel("target")
     axes[1, 0].set_ylabel("flow")

@@ -2,6 +2,7 @@ import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from helpers import perturbed
@@ -242,3 +243,21 @@ def test_bad_input(arguments, error, match):
     arguments = {"teacher": teacher(), "key": KEY, "num_steps": 4, "progress": False} | arguments
     with pytest.raises(error, match=match):
         flows.distill(**arguments)
+
+
+def test_the_options_of_training_are_those_of_fit():
+    def losses(**options):
+        options = {"key": KEY, "num_steps": 20, "progress": False} | options
+        return flows.distill(teacher(), **options).history
+
+    default, same = losses(), losses(learning_rate=1e-2)
+    still, slow = losses(optimizer=optax.sgd(0.0)), losses(learning_rate=1e-5)
+    for stage, values in default.items():
+        np.testing.assert_array_equal(same[stage], values)
+        assert np.abs(slow[stage][-1] - values[-1]) > 1e-3
+    np.testing.assert_allclose(still["warm_start"], still["warm_start"][0], rtol=0.3)
+    assert losses(batch_size=64)["polish"][0] != default["polish"][0]
+    with pytest.raises(ValueError, match="learning_rate is that of the default optimizer"):
+        losses(learning_rate=1e-2, optimizer=optax.sgd(0.1))
+    with pytest.raises(ValueError, match="batch_size must be at most 50000"):
+        losses(batch_size=10**6)

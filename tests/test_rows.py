@@ -1,3 +1,5 @@
+import itertools
+
 import grain
 import jax
 import numpy as np
@@ -110,7 +112,6 @@ BATCHES = [X[:10], X[10:20]]
 @pytest.mark.parametrize(
     ("arguments", "match"),
     [
-        ({"x": iter(BATCHES)}, "steps_per_epoch is needed"),
         ({"x": iter([])}, "x is an iterable of batches, but gives none"),
         ({"x": iter([X[:10], X[:9]])}, "x gives a batch of 9 rows after batches of 10"),
         ({"x": iter([X[:10, :1]])}, r"x must give batches of shape \[rows, 2\], got .*\(10, 1\)"),
@@ -124,6 +125,9 @@ BATCHES = [X[:10], X[10:20]]
         ({"x": X, "steps_per_epoch": 3}, "steps_per_epoch is for iterables"),
         ({"x": X, "dequantize": -1.0}, "dequantize must be True, or a width of at least 0"),
         ({"x": X, "dequantize": [1.0, 1.0, 1.0]}, "one for each of the 2 columns"),
+        ({"x": X, "validation": "half"}, "validation as a fraction must lie .* got 'half'"),
+        ({"x": X, "learning_rate": 0.0}, "learning_rate must be positive and finite, got 0"),
+        ({"x": X, "learning_rate": 0.1, "optimizer": optax.adam(0.1)}, "and an optimizer: set"),
         ({"x": X, "ema_decay": 2.0}, "ema_decay must lie between 0 and 1, got 2"),
     ],
     ids=lambda value: str(value)[:30] if isinstance(value, str) else "",
@@ -131,10 +135,29 @@ BATCHES = [X[:10], X[10:20]]
 def test_bad_batches_and_options(arguments, match):
     iterable = not isinstance(arguments["x"], np.ndarray)
     options = {"key": KEY, "max_epochs": 2, "progress": False, "validation": None}
-    if iterable and "needed" not in match:
+    if iterable:
         options["steps_per_epoch"] = 2
     with pytest.raises(ValueError, match=match):
         flows.fit(FLOW, **options | arguments)
+
+
+def test_a_fit_of_an_endless_stream_needs_no_options():
+    stream = (X[np.random.default_rng(i).integers(len(X), size=50)] for i in itertools.count())
+    result = flows.fit(FLOW, stream, key=KEY, max_epochs=2, progress=False)
+    assert result.held_out is None
+    assert len(result.losses) == 200
+    assert len(result.history["train"]) == 2
+    assert result.losses[-20:].mean() < result.losses[:20].mean() - 0.1
+
+
+def test_the_rows_held_out_are_kept():
+    result = flows.fit(FLOW, X, key=KEY, max_epochs=2, progress=False)
+    x, context, weights = result.held_out
+    assert x.shape == (round(0.1 * len(X)), 2)
+    assert context is weights is None
+    assert {tuple(row) for row in np.asarray(x)} < {tuple(row) for row in X.astype(np.float32)}
+    loss = -result.flow.log_prob(x).mean()
+    np.testing.assert_allclose(loss, result.history["validation"].min(), rtol=1e-5)
 
 
 def test_batches_of_other_kinds_are_refused():

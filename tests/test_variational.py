@@ -55,7 +55,7 @@ def test_evidence_and_moments_of_a_banana():
     assert LOG_EVIDENCE - 0.05 < diagnostics.elbo.value < LOG_EVIDENCE + 0.01
     assert diagnostics.ess > 9000  # 5,700 before training
     assert diagnostics.num_nonfinite == 0
-    draws = np.asarray(posterior.sample(KEY, 20_000))
+    draws = np.asarray(posterior.sample(seed=KEY, sample_shape=(20_000,)))
     u = np.linalg.solve(TRIL, (draws - LOC).T)
     np.testing.assert_allclose(u.mean(1), 0, atol=0.04)
     np.testing.assert_allclose(u.std(1), [1, np.sqrt(1.5), 1], rtol=0.03)
@@ -68,7 +68,9 @@ def test_eight_schools_with_defaults():
     posterior = flows.fit_posterior(
         eight_schools.log_density, event_size=10, key=KEY, progress=False
     )
-    draws = np.asarray(eight_schools.constrain(posterior.sample(jax.random.key(1), 50_000)))
+    draws = np.asarray(
+        eight_schools.constrain(posterior.sample(seed=jax.random.key(1), sample_shape=(50_000,)))
+    )
     means, sds = eight_schools.REFERENCE_MEAN, eight_schools.REFERENCE_SD
     assert np.abs((draws.mean(0) - means) / sds).max() < 0.1
     assert np.abs(draws.std(0) / sds - 1).max() < 0.15
@@ -121,9 +123,14 @@ def test_a_target_whose_data_changed_is_fitted_anew():
 
     for centre in (-2.0, 3.0):
         data = jnp.full(2, centre)
-        assert abs(trained_normal(target).sample(KEY, 5000).mean() - centre) < 0.1
+        assert (
+            abs(trained_normal(target).flow.sample(seed=KEY, sample_shape=5000).mean() - centre)
+            < 0.1
+        )
         posterior = flows.fit_posterior(target, event_size=2, key=KEY, num_steps=2, progress=False)
-        assert abs(posterior.sample(KEY, 5000).mean() - centre) < 0.1  # the start is exact
+        assert (
+            abs(posterior.sample(seed=KEY, sample_shape=(5000,)).mean() - centre) < 0.1
+        )  # the start is exact
 
 
 def test_a_target_of_the_same_operations_does_not_recompile():
@@ -131,7 +138,10 @@ def test_a_target_of_the_same_operations_does_not_recompile():
     for centre in (-2.0, 3.0):
         loc = jnp.full(2, centre)
         target = lambda theta, loc=loc: -0.5 * jnp.sum((theta - loc) ** 2)
-        assert abs(trained_normal(target).sample(KEY, 5000).mean() - centre) < 0.1
+        assert (
+            abs(trained_normal(target).flow.sample(seed=KEY, sample_shape=5000).mean() - centre)
+            < 0.1
+        )
         flows.fit_posterior(target, event_size=2, key=KEY, num_steps=2, progress=False)
         sizes.append((compiled.run._cache_size(), _search._cache_size()))
     assert sizes[0] == sizes[1]
@@ -230,5 +240,5 @@ def test_stopping_early_at_the_plateau():
     )
     assert posterior.stop_reason == "plateau"
     assert 400 < len(posterior.history["elbo"]) < 15_000
-    assert abs(posterior.sample(KEY, 5000).mean() - 3) < 0.1
+    assert abs(posterior.sample(seed=KEY, sample_shape=(5000,)).mean() - 3) < 0.1
     assert posterior.diagnostics.khat < 0.7

@@ -15,7 +15,7 @@ from flows import _checks
 from flows.density.objective import MaximumLikelihood
 from flows.density.rows import prepare
 from flows.distributions import Flow, require_flow
-from flows.training import TrainingState, adam, train
+from flows.training import TrainingState, adam_unless_given, train
 
 FAR = 100.0  # nats for each coordinate: data 14 standard deviations out
 
@@ -28,6 +28,10 @@ class FitResult:
         flow: The flow with the lowest validation loss (the last one without validation).
         history: {"train": ..., "validation": ...}, the mean negative log-likelihood in nats of
             each epoch.
+        losses: The mean negative log-likelihood in nats of each step's batch; NaN or inf where a
+            step was skipped.
+        held_out: The rows that were validated on, not trained on: (x, context or None, weights or
+            None); None without validation.
         stop_reason: "finished" (all epochs run), "patience", "exhausted" (an iterator of batches)
             or "interrupted" (Ctrl-C).
         num_skipped: Steps skipped because what they gave was not finite.
@@ -35,6 +39,8 @@ class FitResult:
 
     flow: Flow
     history: dict[str, np.ndarray]
+    losses: np.ndarray
+    held_out: tuple[jax.Array, jax.Array | None, jax.Array | None] | None
     stop_reason: str
     num_skipped: int
 
@@ -45,8 +51,9 @@ def fit(
     *,
     context: Any = None,
     weights: Any = None,
-    validation: Any = 0.1,
+    validation: Any = "auto",
     key: jax.Array,
+    learning_rate: float | None = None,
     optimizer: optax.GradientTransformation | None = None,
     batch_size: int | None = None,
     max_epochs: int = 100,
@@ -72,13 +79,16 @@ def fit(
         weights: Non-negative weight of each row [N]; their scale does not matter.
         validation: What to choose the best epoch on: a fraction of the rows to hold out (with
             their weights; of a memmap 100,000 rows at most), an array like `x`, a pair
-            (x, context) (both unweighted), or None. An iterable has no rows to hold out.
+            (x, context) (both unweighted), or None. "auto" is 0.1, or None for an iterable, which
+            has no rows to hold out.
         key: Random key for shuffling and for the held-out split.
-        optimizer: An optax optimizer; by default Adam with warm-up to 3e-3, cosine decay to zero
+        learning_rate: Peak of the default optimizer's learning rate, 3e-3 by default.
+        optimizer: An optax optimizer; by default Adam with warm-up, cosine decay to zero
             over `max_epochs`, and clipping to five times the running median of the gradient's norm.
         batch_size: Rows in a batch; by default 256, or all training rows where there are fewer.
         max_epochs: Largest number of passes over the data.
-        steps_per_epoch: Batches in an epoch, for an iterable without a length.
+        steps_per_epoch: Batches in an epoch of an iterable: by default its length, or 100 where it
+            has none.
         patience: Stop after so many epochs without a better validation loss; None for never.
         ema_decay: If given, e.g. 0.999, an exponential moving average of the parameters is kept,
             and validated beside them; the better of the two is returned.
@@ -143,7 +153,7 @@ def fit(
         validation=rows.held_out,
         metric=MaximumLikelihood(rows.noise),
         key=train_key,
-        optimizer=optimizer or adam(num_steps, 3e-3),
+        optimizer=adam_unless_given(optimizer, learning_rate, num_steps, 3e-3),
         batch_size=rows.batch_size,
         num_steps=num_steps,
         patience=patience if rows.held_out is not None else None,
@@ -161,4 +171,11 @@ def fit(
             f"with standardize_with={data}, or rescale x.",
             stacklevel=2,
         )
-    return FitResult(result.module, result.history, result.stop_reason, result.num_skipped)
+    return FitResult(
+        result.module,
+        result.history,
+        result.losses,
+        rows.held_out,
+        result.stop_reason,
+        result.num_skipped,
+    )

@@ -14,6 +14,8 @@ from flows.distributions import Flow
 from flows.training import NOTHING, Batches, Begun, OnDisk, shuffled
 
 DEFAULT_BATCH_SIZE = 256
+DEFAULT_STEPS_PER_EPOCH = 100  # of an iterable without a length
+HELD_OUT_SHARE = 0.1
 HELD_OUT_LIMIT = 100_000  # rows held out of data larger than memory, at most
 
 
@@ -46,6 +48,8 @@ def prepare(
         _checks.positive_int("steps_per_epoch", steps_per_epoch)
     if dequantize is False:
         dequantize = None
+    if isinstance(validation, str) and validation == "auto":
+        validation = None if is_iterable_of_batches(x) else HELD_OUT_SHARE
     if is_iterable_of_batches(x):
         return _of_iterable(
             flow, x, context, weights, validation, dequantize, batch_size, steps_per_epoch
@@ -151,9 +155,7 @@ def _of_iterable(
         try:
             steps_per_epoch = len(x)  # type: ignore[arg-type]
         except TypeError:
-            raise ValueError(
-                "steps_per_epoch is needed: x is an iterable of batches without a length."
-            ) from None
+            steps_per_epoch = DEFAULT_STEPS_PER_EPOCH
     stream = Begun(x)
     if stream.first is NOTHING:
         raise ValueError("x is an iterable of batches, but gives none.")

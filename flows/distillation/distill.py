@@ -11,6 +11,7 @@ import distrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from flax import nnx
 from jax.sharding import Mesh
 
@@ -20,11 +21,11 @@ from flows.density import negative_log_likelihood
 from flows.distillation.layerwise import equal, has_iaf_twin, iaf_twin, matching_loss, same_layout
 from flows.distillation.report import DistillReport, make_report
 from flows.distributions import Flow, require_flow
-from flows.training import TrainingState, adam, train
+from flows.training import TrainingState, adam_unless_given, train
 from flows.variational.objectives import reverse_kl
 
 POOL_SIZE = 50_000  # teacher draws to learn from
-BATCH_SIZE = 256
+LAYERWISE_RATE, DRAWS_RATE, POLISH_RATE = 1e-2, 3e-3, 5e-4
 WARM_START_SHARE = 0.8  # of the steps; a step of the polish costs about ten times as much
 MAX_HELD_OUT = 10_000
 
@@ -56,6 +57,9 @@ def distill(
     data: Any = None,
     key: jax.Array,
     num_steps: int = 10_000,
+    batch_size: int = 256,
+    learning_rate: float | None = None,
+    optimizer: optax.GradientTransformation | None = None,
     mesh: Mesh | None = None,
     checkpoint_dir: str | os.PathLike | None = None,
     callback: Callable[[TrainingState], Any] | None = None,
@@ -82,8 +86,13 @@ def distill(
             At most 10,000 points are scored.
         key: Random key.
         num_steps: Optimiser steps of both stages together.
+        batch_size: Teacher draws in a batch, and student draws in a step of the polish.
+        learning_rate: Peak of the default optimizer's learning rate in the warm start: by default
+            1e-2 layer by layer, and 3e-3 on draws. The polish has a twentieth or a sixth of it.
+        optimizer: An optax optimizer, for each of the stages; by default Adam with warm-up, cosine
+            decay to zero and adaptive gradient clipping.
         mesh: Devices to split batches over, by its axis "data"; an axis "model" splits large
-            weights. By default all devices, if they can share the batch of 256 equally.
+            weights. By default all devices, if they can share the batch equally.
         checkpoint_dir: Where to save the run now and then. The same call, after the process was
             killed, goes on from there.
         callback: Called a few times a second with a `flows.training.TrainingState`, whose steps
@@ -116,7 +125,9 @@ def distill(
         raise ValueError("num_steps must be at least 2, one for each stage, got 1.")
     data_key, pool_key, network_key, warm_key, polish_key, report_key = jax.random.split(key, 6)
     held_out, contexts, held_out_contexts = _held_out(data, event_size, context_size, data_key)
-    pool = _teacher_draws(teacher, contexts, pool_key)
+    if _checks.positive_int("batch_size", batch_size) > POOL_SIZE:
+        raise ValueError(f"batch_size must be at most {POOL_SIZE}, got {batch_size}.")
+    pool = _teacher_draws(teacher, contexts, pool_key, batch_size)
     rngs = nnx.Rngs(network_key)
     if student is None:
         student = _default_student(teacher, pool, event_size, context_size, rngs)
@@ -134,14 +145,16 @@ def distill(
         and equal(teacher.base, student.base)
     )
     stage = functools.partial(
-        train, data=pool, batch_size=BATCH_SIZE, mesh=mesh, callback=callback, progress=progress
+        train, data=pool, batch_size=batch_size, mesh=mesh, callback=callback, progress=progress
     )
+    default = LAYERWISE_RATE if layered else DRAWS_RATE
+    polish_rate = None if learning_rate is None else learning_rate * POLISH_RATE / default
     directory = lambda name: checkpoint_dir and os.path.join(checkpoint_dir, name)
     warm = stage(
         student,
         functools.partial(_layer_matching, teacher) if layered else negative_log_likelihood,
         key=warm_key,
-        optimizer=adam(num_warm, 1e-2 if layered else 3e-3),
+        optimizer=adam_unless_given(optimizer, learning_rate, num_warm, default),
         num_steps=num_warm,
         checkpoint_dir=directory("warm_start"),
         description="warm start",
@@ -152,7 +165,7 @@ def distill(
             warm.module,
             functools.partial(_symmetric_kl, teacher),
             key=polish_key,
-            optimizer=adam(num_steps - num_warm, 5e-4),
+            optimizer=adam_unless_given(optimizer, polish_rate, num_steps - num_warm, POLISH_RATE),
             num_steps=num_steps - num_warm,
             checkpoint_dir=directory("polish"),
             description="polish",
@@ -230,7 +243,7 @@ def _held_out(data: Any, event_size: int, context_size: int | None, key: jax.Arr
     return x[scored], context[trained], context[scored]
 
 
-def _teacher_draws(teacher: Any, contexts: jax.Array | None, key: jax.Array):
+def _teacher_draws(teacher: Any, contexts: jax.Array | None, key: jax.Array, num_needed: int = 1):
     """A pool of draws as a batch (x, context or None, no weights); non-finite rows are dropped."""
     if contexts is None:
         x = _sample(teacher, key, (POOL_SIZE,))
@@ -239,7 +252,7 @@ def _teacher_draws(teacher: Any, contexts: jax.Array | None, key: jax.Array):
         contexts = contexts[rows]
         x = _sample(teacher.condition(contexts), key, ())
     finite = jnp.isfinite(x).all(axis=-1)
-    if finite.sum() < BATCH_SIZE:
+    if finite.sum() < num_needed:
         raise ValueError(
             f"teacher gives non-finite draws: only {int(finite.sum())} of {POOL_SIZE} are finite."
         )

@@ -2,7 +2,7 @@
 
 from flows.training.data import Batches, OnDisk
 from flows.training.loop import NonFiniteError, TrainingResult, TrainingState, train
-from flows.training.optimizers import adam, clip_by_running_median
+from flows.training.optimizers import adam, adam_unless_given, clip_by_running_median
 from flows.training.program import Program, trace
 from flows.training.shuffle import shuffled
 from flows.training.stream import NOTHING, Begun
@@ -17,6 +17,7 @@ __all__ = [
     "TrainingResult",
     "TrainingState",
     "adam",
+    "adam_unless_given",
     "clip_by_running_median",
     "shuffled",
     "trace",

@@ -80,3 +80,26 @@ def adam(num_steps: int, learning_rate: float) -> optax.GradientTransformation:
         optax.scale_by_adam(),
         _scale_by_warmup_cosine(num_steps, learning_rate),
     )
+
+
+def adam_unless_given(
+    optimizer: optax.GradientTransformation | None,
+    learning_rate: float | None,
+    num_steps: int,
+    default: float,
+) -> optax.GradientTransformation:
+    """The optimizer of a user, or `adam` with the learning rate of the user, or the default one.
+
+    Raises:
+        ValueError: Both are given, or the learning rate is not positive.
+    """
+    if learning_rate is None:
+        return optimizer or adam(num_steps, default)
+    if optimizer is not None:
+        raise ValueError(
+            f"learning_rate is that of the default optimizer, got {learning_rate!r} and an "
+            "optimizer: set the rate there."
+        )
+    if isinstance(learning_rate, bool) or not 0 < learning_rate < float("inf"):
+        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}.")
+    return adam(num_steps, learning_rate)

@@ -17,7 +17,7 @@ from flows import _checks
 from flows.architectures import real_nvp
 from flows.bijectors import Chain
 from flows.distributions import Flow, require_flow, require_single
-from flows.training import Program, TrainingState, adam, trace, train
+from flows.training import Program, TrainingState, adam_unless_given, trace, train
 from flows.variational.diagnostics import Diagnostics, diagnose
 from flows.variational.laplace import laplace_start
 from flows.variational.objectives import reverse_kl
@@ -44,9 +44,9 @@ class Posterior:
     stop_reason: str
     num_skipped: int
 
-    def sample(self, key: jax.Array, n: int) -> jax.Array:
-        """Draws n points [n, D]."""
-        return self.flow.sample(seed=key, sample_shape=(n,))
+    def sample(self, *, seed: jax.Array, sample_shape: int | tuple[int, ...] = ()) -> jax.Array:
+        """Draws points [*sample_shape, D]."""
+        return self.flow.sample(seed=seed, sample_shape=sample_shape)
 
     def log_prob(self, theta: jax.Array) -> jax.Array:
         """Log density of q at theta [..., D]."""
@@ -70,6 +70,7 @@ def fit_posterior(
     key: jax.Array,
     num_steps: int = 3000,
     num_samples: int = 128,
+    learning_rate: float | None = None,
     optimizer: optax.GradientTransformation | None = None,
     stop_early: bool = False,
     ema_decay: float | None = None,
@@ -94,8 +95,9 @@ def fit_posterior(
         key: Random key.
         num_steps: Optimiser steps.
         num_samples: Draws from q in each step.
-        optimizer: An optax optimizer; by default Adam with warm-up to 2e-3, cosine decay to
-            zero and adaptive gradient clipping.
+        learning_rate: Peak of the default optimizer's learning rate, 2e-3 by default.
+        optimizer: An optax optimizer; by default Adam with warm-up, cosine decay to zero and
+            adaptive gradient clipping.
         stop_early: Whether to stop when the ELBO, noisy as it is, has stopped rising: rises of
             less than about 0.001 standard deviations of the noise a step count as none. Best with
             an optimizer of constant learning rate.
@@ -125,7 +127,7 @@ def fit_posterior(
         >>> posterior = flows.fit_posterior(
         ...     lambda theta: -0.5 * jnp.sum(theta**2),
         ...     event_size=2, key=jax.random.key(0), num_steps=10, progress=False)
-        >>> posterior.sample(jax.random.key(1), 5).shape
+        >>> posterior.sample(seed=jax.random.key(1), sample_shape=(5,)).shape
         (5, 2)
     """
     if not callable(target):
@@ -152,7 +154,7 @@ def fit_posterior(
         flow,
         _NegativeELBO(target, num_samples),
         key=train_key,
-        optimizer=optimizer or adam(num_steps, 2e-3),
+        optimizer=adam_unless_given(optimizer, learning_rate, num_steps, 2e-3),
         num_steps=num_steps,
         batch_size=num_samples,
         stop_at_plateau=stop_early,
