@@ -80,14 +80,27 @@ class Recipe:
 class Factory:
     """A function of `nnx.Rngs` that makes objects by a recipe."""
 
-    recipe: Recipe
+    recipe: Recipe | Unknown
 
     def __call__(self, rngs: nnx.Rngs) -> Any:
-        return self.recipe.build(rngs)
+        return _made(self.recipe, rngs)
+
+
+@dataclasses.dataclass(frozen=True)
+class Partial:
+    """Stands for a `functools.partial`, of which no two are equal."""
+
+    function: Any
+    positional: tuple[Any, ...]
+    named: tuple[tuple[str, Any], ...]
 
 
 def _made(value: Any, rngs: nnx.Rngs) -> Any:
     match value:
+        case Partial():
+            positional = _made(value.positional, rngs)
+            named = {name: _made(item, rngs) for name, item in value.named}
+            return functools.partial(value.function, *positional, **named)
         case Recipe():
             return value.build(rngs)
         case Rngs():
@@ -157,7 +170,7 @@ def recordable(value: Any) -> Any:
     match value:
         case np.generic():
             return value.item()
-        case None | bool() | int() | float() | str() | Recipe() | Factory():
+        case None | bool() | int() | float() | str() | Recipe() | Factory() | Partial():
             return value
         case nnx.Rngs():
             return Rngs()
@@ -166,8 +179,17 @@ def recordable(value: Any) -> Any:
         case tuple() | list() | nnx.List():
             return tuple(map(recordable, value))
         case Recorded():
-            return value.recipe
+            return recipe_of(value)
+        case functools.partial():
+            named = tuple((name, recordable(item)) for name, item in value.keywords.items())
+            return Partial(value.func, recordable(value.args), named)
         case _ if callable(value) and not isinstance(value, nnx.Module):
             return value
         case _:
             return Unknown(f"a {type(value).__name__}")
+
+
+def recipe_of(module: Recorded) -> Recipe | Unknown:
+    """How a module was made, where a constructor of its class has recorded it."""
+    unknown = Unknown(f"a {type(module).__name__}, which was not made by an __init__ of its class")
+    return getattr(module, "recipe", unknown)

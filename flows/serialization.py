@@ -5,7 +5,6 @@ The file is a NumPy `.npz` archive (no pickle, so that loading runs no foreign c
 it was made. The other entries are the arrays, by their path in the flow.
 """
 
-import functools
 import json
 import os
 import re
@@ -19,7 +18,7 @@ import numpy as np
 from flax import nnx
 
 from flows import bijectors, conditioners, distributions
-from flows._recipes import Array, Factory, Recipe, Rngs, Unknown, recordable
+from flows._recipes import Array, Factory, Partial, Recipe, Rngs, Unknown, recipe_of
 from flows._version import __version__
 from flows.distributions import Flow, require_flow
 
@@ -55,7 +54,7 @@ def save(path: str | os.PathLike, flow: Flow) -> None:
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "version": __version__,
-        "flow": _written(flow.recipe, "flow"),
+        "flow": _written(recipe_of(flow), "flow"),
     }
     arrays = {name: np.asarray(value) for name, value in _arrays(flow).items()}
     _check_rebuilds(flow, header["flow"], arrays)
@@ -191,12 +190,11 @@ def _written(value: Any, name: str) -> Any:
             raise TypeError(f"{name} cannot be saved: it is {value.description}.")
         case type() if issubclass(value, nnx.Module):
             return {"type": _class_name(value)}
-        case functools.partial():
-            keywords = value.keywords.items()
+        case Partial():
             return {
-                "partial": _written(value.func, name),
-                "positional": _written(tuple(map(recordable, value.args)), name),
-                "named": {key: _written(recordable(v), f"{name}.{key}") for key, v in keywords},
+                "partial": _written(value.function, name),
+                "positional": _written(value.positional, name),
+                "named": {key: _written(item, f"{name}.{key}") for key, item in value.named},
             }
     for module in FUNCTIONS:
         function = getattr(value, "__name__", "")
@@ -225,8 +223,8 @@ def _read(written: Any) -> Any:
         case {"type": name}:
             return _find_class(name)
         case {"partial": {"type": name}, "positional": positional, "named": named}:
-            keywords = {key: _read(item) for key, item in named.items()}
-            return functools.partial(_find_class(name), *_read(positional), **keywords)
+            pairs = tuple((key, _read(item)) for key, item in named.items())
+            return Partial(_find_class(name), _read(positional), pairs)
         case {"function": str(name)}:
             modules = {module.__name__: module for module in FUNCTIONS}
             module, _, function = name.rpartition(".")

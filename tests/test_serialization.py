@@ -1,4 +1,6 @@
 import copy
+import dataclasses
+import functools
 import json
 import pickle
 
@@ -231,3 +233,40 @@ def test_own_bijectors(tmp_path):
     assert not (tmp_path / "b").exists()
     with pytest.raises(TypeError, match="flow must be a"):
         flows.save(tmp_path / "b", "flow")
+
+
+def test_a_network_of_own_parts_comes_back_equal(tmp_path):
+    def make():
+        embed = functools.partial(flows.conditioners.MLP, hidden_sizes=(8,), activation=jax.nn.relu)
+        return flows.maf(2, num_layers=2, context_size=1, embed=embed, rngs=nnx.Rngs(0))
+
+    flow = make()
+    assert jax.tree.structure(flow) == jax.tree.structure(make())  # compiled once
+    flows.save(tmp_path / "a", flow)
+    loaded = flows.load(tmp_path / "a")
+    assert jax.tree.structure(flow) == jax.tree.structure(loaded)
+    jax.tree.map(np.testing.assert_array_equal, flow, loaded)
+
+
+@dataclasses.dataclass(eq=False)
+class Generated(flows.bijectors.Bijector):
+    """Its constructor is written by a decorator, and records nothing."""
+
+    by: float
+
+    def __post_init__(self):
+        flows.bijectors.Bijector.__init__(self, 2)
+
+    _forward_and_log_det = Shifted._forward_and_log_det
+    _inverse_and_log_det = Shifted._inverse_and_log_det
+
+
+def test_what_was_not_recorded_works_and_is_not_saved(tmp_path):
+    for bijector in (
+        Generated(0.5),
+        flows.bijectors.Stack(lambda rngs: Generated(0.5), 1, rngs=nnx.Rngs(0)),
+    ):
+        flow = flows.Flow(flows.StandardNormal(2), bijector)
+        np.testing.assert_allclose(flow.bijector.forward(np.ones(2)), 1.5)
+        with pytest.raises(TypeError, match="is a Generated, which was not made by an __init__"):
+            flows.save(tmp_path / "a", flow)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flows import _checks
-from flows._recipes import Factory
+from flows._recipes import Factory, recipe_of
 from flows.bijectors.base import Bijector, require_bijector
 
 Apply = Callable[..., tuple[jax.Array, jax.Array]]
@@ -155,7 +155,7 @@ class Stack(Composite):
         super().__init__(self.layers.event_size, self.layers.context_size)
 
     def _recorded(self, name: str, value: Any) -> Any:
-        return Factory(self.layers.recipe) if name == "make_layer" else value
+        return Factory(recipe_of(self.layers)) if name == "make_layer" else value
 
     @property
     def parts(self) -> tuple[Bijector, ...]:
@@ -181,9 +181,9 @@ class Stack(Composite):
     def with_parts(self, make: Callable[[Bijector, nnx.Rngs], Bijector], rngs: nnx.Rngs) -> "Stack":
         keys = jax.random.split(rngs.params(), self.num_layers)
         layers = jax.vmap(lambda layer, key: make(layer, nnx.Rngs(key)))(self.layers, keys)
-        remade = Factory(layers.recipe)
-        stack = nnx.eval_shape(lambda: Stack(remade, self.num_layers, rngs=nnx.Rngs(0)))
+        stack = nnx.clone(self)
         stack.layers = layers
+        stack.recipe = self.recipe.but(make_layer=Factory(recipe_of(layers)))
         return stack
 
     def through_parts(
