@@ -22,12 +22,12 @@ from flax import nnx
 from timing import about
 
 import flows
-from flows.training import checkpoints, loop
+from flows.training import checkpoints, on_host
 
 RESULT = tables.RESULTS / "faults.json"
 NUM_ROWS = 2000
 checkpoints.SHARE = 1e9  # save at every look of the host,
-loop.SECONDS_PER_CHUNK = 0.02  # which looks often
+on_host.SECONDS_PER_CHUNK = 0.02  # which looks often
 GOOD = np.random.default_rng(0).normal(size=(NUM_ROWS, 2)) @ [[1.0, 0.5], [0.0, 1.0]]
 Fit = Callable[..., flows.FitResult]
 

@@ -39,7 +39,7 @@ def identical(a, b):
 def often(monkeypatch):
     """Checkpoints after every look of the host, which looks after every tenth step."""
     monkeypatch.setattr("flows.training.checkpoints.SHARE", 1e9)
-    monkeypatch.setattr("flows.training.loop.LOG_SIZE", 10)
+    monkeypatch.setattr("flows.training.on_host.LOG_SIZE", 10)
 
 
 def broken_off(directory, after, **options):
@@ -236,9 +236,9 @@ def test_posteriors_and_distillations_resume(tmp_path, often):
 SCRIPT = """
 import sys, jax, numpy as np, flows
 from flax import nnx
-from flows.training import checkpoints, loop
+from flows.training import checkpoints, on_host
 
-checkpoints.SHARE, loop.SECONDS_PER_CHUNK = 0.5, 0.02
+checkpoints.SHARE, on_host.SECONDS_PER_CHUNK = 0.5, 0.02
 x = np.random.default_rng(0).normal(size=(600, 2)) ** 3
 flow = flows.maf(2, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0))
 said = []

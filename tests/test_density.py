@@ -11,7 +11,7 @@ from helpers import perturbed, skewed_data
 
 import flows
 from flows.conditioners import compute_in
-from flows.training import compiled
+from flows.training import on_device
 
 KEY = jax.random.key(0)
 
@@ -105,10 +105,10 @@ def test_fits_are_reproducible_and_a_second_one_does_not_recompile():
     first = run(KEY)
     start = flows.real_nvp(2, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0))
     assert np.any(first.log_prob(skewed_data(5)) != start.log_prob(skewed_data(5)))
-    number = compiled.run._cache_size()
+    number = on_device.run._cache_size()
     jax.tree.map(np.testing.assert_array_equal, first, run(KEY))
     run(jax.random.key(1))
-    assert compiled.run._cache_size() == number
+    assert on_device.run._cache_size() == number
 
 
 def test_buffers_are_not_trained():
@@ -169,7 +169,7 @@ def test_validation_that_is_not_finite_is_reported():
 
 @pytest.mark.parametrize("seconds", [1e-9, 0.3])
 def test_steps_that_are_not_finite_are_skipped_counted_and_reported(seconds, monkeypatch):
-    monkeypatch.setattr("flows.training.loop.SECONDS_PER_CHUNK", seconds)
+    monkeypatch.setattr("flows.training.on_host.SECONDS_PER_CHUNK", seconds)
     x = skewed_data(1000)
     x[3] = 3e38  # finite, but its density is not
     with pytest.warns(UserWarning, match="5 training steps had a non-finite loss"):

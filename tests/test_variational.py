@@ -11,7 +11,7 @@ from flax import nnx
 from helpers import perturbed
 
 import flows
-from flows.training import compiled
+from flows.training import on_device
 from flows.variational.diagnostics import diagnose
 from flows.variational.laplace import _search, laplace_start
 from flows.variational.objectives import reverse_kl
@@ -143,7 +143,7 @@ def test_a_target_of_the_same_operations_does_not_recompile():
             < 0.1
         )
         flows.fit_posterior(target, event_size=2, key=KEY, num_steps=2, progress=False)
-        sizes.append((compiled.run._cache_size(), _search._cache_size()))
+        sizes.append((on_device.run._cache_size(), _search._cache_size()))
     assert sizes[0] == sizes[1]
 
 

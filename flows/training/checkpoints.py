@@ -153,7 +153,7 @@ def _numbers(leaf: Any) -> np.ndarray:
     return np.asarray(leaf)
 
 
-def like(saved: np.ndarray, leaf: jax.Array) -> Any:
+def as_it_was(saved: np.ndarray, leaf: jax.Array) -> Any:
     """A saved array as what it was: a random key, or of a dtype that `.npz` does not know."""
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(jnp.asarray(saved), impl=jax.random.key_impl(leaf))

@@ -70,13 +70,13 @@ class Source:
     Attributes:
         steps_per_epoch: Batches between two looks at the validation data.
         example: The shapes and dtypes of a batch; None without data.
-        known: Returns what can be told of the data without reading all of it, as arrays.
+        fingerprint: Returns what can be told of the data without reading all of it, as arrays.
         blocks: Returns the blocks from a step on, or None where the next is still on its way.
     """
 
     steps_per_epoch: int
     example: Any
-    known: Callable[[], Any]
+    fingerprint: Callable[[], Any]
     blocks: Callable[[int], Generator[Any, None, None]]
 
 
@@ -181,11 +181,11 @@ def _of_disk(data: OnDisk, key: jax.Array, batch_size: int, num_steps: int, mesh
         for found in ahead((read(start) for start in range(first, num_steps, num_batches)), 1):
             yield found[0] if found else None
 
-    def known() -> Any:
+    def fingerprint() -> Any:
         rows = np.linspace(0, data.num_rows - 1, SAMPLE).astype(int)
         return data.num_rows, data.read(np.asarray(data.select(jnp.asarray(rows))))
 
-    return Source(data.num_rows // batch_size, example, known, blocks)
+    return Source(data.num_rows // batch_size, example, fingerprint, blocks)
 
 
 def _of_batches(data: Batches, num_steps: int, mesh: Mesh) -> Source:

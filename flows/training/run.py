@@ -9,9 +9,9 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from flows.training import compiled, sharding
-from flows.training.checkpoints import Checkpoints, checksum, describe, like
-from flows.training.compiled import Task
+from flows.training import on_device, sharding
+from flows.training.checkpoints import Checkpoints, as_it_was, checksum, describe
+from flows.training.on_device import Task
 from flows.training.program import Program, trace
 
 
@@ -36,7 +36,7 @@ class Run:
         self, graphdef: Any, task: Task, params: Any, optimizer: Any, averaged: bool, mesh: Mesh
     ):
         self.graphdef, self.task, self.mesh = graphdef, task, mesh
-        self.state = compiled.start(params, optimizer, averaged, task.validation is not None)
+        self.state = on_device.start(params, optimizer, averaged, task.validation is not None)
         self.update = _traced_update(optimizer, self.state)
         self.step = 0
         self.losses = np.zeros(0)
@@ -49,7 +49,7 @@ class Run:
 
     def advance(self, until: int, block: Any) -> None:
         """Steps on to step `until`, or to where a rule ends the run."""
-        self.state, log = compiled.run(
+        self.state, log = on_device.run(
             self.state, jnp.int32(until), self.task, block, self.update, mesh=self.mesh
         )
         first, self.step = self.step, int(self.state.step)  # waits
@@ -77,7 +77,7 @@ class Run:
 
     def why_stopped(self) -> str | None:
         """The rule that has ended the run, or None."""
-        reasons = compiled.reasons(self.state, self.task)
+        reasons = on_device.reasons(self.state, self.task)
         return next((name for name, holds in reasons.items() if holds), None)
 
     def best_module(self) -> Any:
@@ -93,7 +93,7 @@ class Run:
         """Validates the steps after the last whole epoch of a run that ended before its time."""
         if self.task.validation is None or int(self.state.validated) >= self.step:
             return
-        self.state, loss = compiled.validate(self.state, self.task, mesh=self.mesh)
+        self.state, loss = on_device.validate(self.state, self.task, mesh=self.mesh)
         self.validation = np.append(self.validation, float(loss))
 
     def by_epoch(self) -> dict[str, np.ndarray]:
@@ -139,7 +139,7 @@ class Run:
         saved = checkpoints.restore()
         if saved is not None:
             fresh, tree = jax.tree.flatten(self.state)
-            self.state = jax.tree.unflatten(tree, map(like, saved["state"], fresh))
+            self.state = jax.tree.unflatten(tree, map(as_it_was, saved["state"], fresh))
             self.losses, self.validation = saved["history"]
             self.step = int(self.state.step)
 
@@ -150,7 +150,7 @@ def finite_mean(losses: np.ndarray) -> float:
     return float(finite.mean()) if len(finite) else float("nan")
 
 
-def _traced_update(optimizer: Any, state: compiled.State) -> Program:
+def _traced_update(optimizer: Any, state: on_device.State) -> Program:
     """The optimizer's update as (grads, opt_state, params, loss) -> (updates, opt_state)."""
     update = optax.with_extra_args_support(optimizer).update
     return trace(

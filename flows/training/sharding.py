@@ -96,7 +96,7 @@ def _copy_on(mesh: Mesh) -> Callable[[Any], Any]:
     return jax.jit(copy, out_shardings=NamedSharding(mesh, PartitionSpec()))
 
 
-def agree(*values: float) -> list[float]:
+def of_first_process(*values: float) -> list[float]:
     """The values that the first process has, in every process."""
     if jax.process_count() == 1:
         return list(values)

@@ -17,9 +17,9 @@ from flax import nnx
 from flows import _checks
 from flows.training import sharding
 from flows.training.checkpoints import Checkpoints
-from flows.training.compiled import LOG_SIZE, Objective, Task, parts
 from flows.training.data import NEVER, source
 from flows.training.interrupts import deferred_interrupt
+from flows.training.on_device import LOG_SIZE, Objective, Task, parts
 from flows.training.program import Program, trace
 from flows.training.progress import progress_bar
 from flows.training.run import Run, finite_mean
@@ -174,7 +174,7 @@ def train(
     run = Run(graphdef, task, params, optimizer, ema_decay is not None, mesh)
     checkpoints = None
     if checkpoint_dir is not None:
-        checkpoints = Checkpoints(checkpoint_dir, run.identity(batches.known(), batch_size))
+        checkpoints = Checkpoints(checkpoint_dir, run.identity(batches.fingerprint(), batch_size))
         run.restore(checkpoints)
     run.place()
     bar = progress_bar(num_steps, run.step, description, progress)
@@ -225,14 +225,14 @@ def _drive(
             clock, first = time.monotonic(), run.step
             run.advance(int(min(first + chunk, end, run.num_steps)), block)
             rate = (run.step - first) / max(time.monotonic() - clock, 1e-6)
-            seen = _look(run, first, rate)
+            seen = _seen_by_callback(run, first, rate)
             bar.set_postfix(_shown(seen), refresh=False)
             bar.update(run.step - first)
             if callback is not None:
                 callback(seen)
             wish = min(LOG_SIZE, max(1, int(SECONDS_PER_CHUNK * rate)))
             save = checkpoints is not None and checkpoints.due()
-            chunk, pressed, due = map(int, sharding.agree(wish, interrupted(), save))
+            chunk, pressed, due = map(int, sharding.of_first_process(wish, interrupted(), save))
             if pressed:
                 reason = "interrupted"
                 break
@@ -270,7 +270,7 @@ def _problems(run: Run) -> Iterator[str]:
         )
 
 
-def _look(run: Run, first: int, rate: float) -> TrainingState:
+def _seen_by_callback(run: Run, first: int, rate: float) -> TrainingState:
     return TrainingState(
         step=run.step,
         num_steps=run.num_steps,
