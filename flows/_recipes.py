@@ -1,5 +1,6 @@
 """How an object was made: its class and constructor arguments, recorded once, as it is made."""
 
+import collections.abc
 import dataclasses
 import functools
 import inspect
@@ -68,6 +69,10 @@ class Recipe:
         changed = {name: recordable(value) for name, value in changes.items()}
         return Recipe(self.cls, self.positional, tuple((dict(self.named) | changed).items()))
 
+    def arguments(self) -> list[tuple[str, Any]]:
+        """The named arguments, as the constructor takes them."""
+        return [(name, _made(value, nnx.Rngs(0))) for name, value in self.named]
+
     def build(self, rngs: nnx.Rngs) -> Any:
         """Makes another such object, with fresh random weights and zeros for array arguments."""
         make = functools.partial(_made, rngs=rngs)
@@ -105,6 +110,8 @@ def _made(value: Any, rngs: nnx.Rngs) -> Any:
             return value.build(rngs)
         case Rngs():
             return rngs
+        case Unknown():
+            raise TypeError(f"it needs {value.description}")
         case Array():
             return jnp.asarray(np.zeros(value.shape, value.dtype))
         case tuple():
@@ -136,33 +143,43 @@ def _recording(init: Callable) -> Callable:
 
     @functools.wraps(init)
     def recorded(self: Recorded, *args: Any, **kwargs: Any) -> None:
-        init(self, *args, **kwargs)
-        if type(self).__init__ is recorded:  # and not called by the constructor of a subclass
+        if type(self).__init__ is not recorded:  # but called by the constructor of a subclass
+            return init(self, *args, **kwargs)
+        try:
             bound = signature.bind(self, *args, **kwargs)
-            bound.apply_defaults()
-            for name, value in bound.arguments.items():
-                bound.arguments[name] = self._recorded(name, value)
-            self.recipe = _recipe(type(self), signature, bound)
+        except TypeError:
+            return init(self, *args, **kwargs)  # which says what is wrong
+        bound.apply_defaults()
+        given = {name: _given(signature.parameters[name], v) for name, v in bound.arguments.items()}
+        init(self, *args, **kwargs)
+        for name, value in given.items():
+            bound.arguments[name] = self._recorded(name, value)
+        self.recipe = _recipe(type(self), signature, bound)
+        return None
 
     return recorded
+
+
+def _given(parameter: inspect.Parameter, value: Any) -> Any:
+    """What is recorded of an argument, before the constructor can change it."""
+    match parameter.kind:
+        case inspect.Parameter.VAR_KEYWORD:
+            return {name: recordable(item) for name, item in value.items()}
+        case _:
+            return recordable(value)
 
 
 Recorded.__init__ = _recording(Recorded.__init__)  # type: ignore[method-assign]
 
 
 def _recipe(cls: type, signature: inspect.Signature, bound: inspect.BoundArguments) -> Recipe:
-    kinds = {parameter.kind: name for name, parameter in signature.parameters.items()}
-    named = dict(bound.kwargs)
-    positional = bound.args[1:]
-    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+    kinds = {parameter.kind for parameter in signature.parameters.values()}
+    named, positional = dict(bound.kwargs), bound.args[1:]
+    if kinds.isdisjoint((inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.POSITIONAL_ONLY)):
         names = list(signature.parameters)[1:]
         named = dict(zip(names, positional, strict=False)) | named
         positional = ()
-    return Recipe(
-        cls,
-        tuple(map(recordable, positional)),
-        tuple((name, recordable(value)) for name, value in named.items()),
-    )
+    return Recipe(cls, positional, tuple(named.items()))
 
 
 def recordable(value: Any) -> Any:
@@ -174,6 +191,8 @@ def recordable(value: Any) -> Any:
             return value
         case nnx.Rngs():
             return Rngs()
+        case jax.Array() if jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+            return Unknown("a random key")
         case jax.Array() | np.ndarray() | nnx.Variable():
             return Array(tuple(value.shape), str(jax.dtypes.canonicalize_dtype(value.dtype)))
         case tuple() | list() | nnx.List():
@@ -183,7 +202,7 @@ def recordable(value: Any) -> Any:
         case functools.partial():
             named = tuple((name, recordable(item)) for name, item in value.keywords.items())
             return Partial(value.func, recordable(value.args), named)
-        case _ if callable(value) and not isinstance(value, nnx.Module):
+        case collections.abc.Hashable() if callable(value) and not isinstance(value, nnx.Module):
             return value
         case _:
             return Unknown(f"a {type(value).__name__}")

@@ -24,7 +24,20 @@ from flows.distributions import Flow, require_flow
 
 FORMAT = "flows-jax"
 FORMAT_VERSION = 2
-FUNCTIONS = (jax.nn, jax.numpy, conditioners)  # whose functions may be named in a file
+_COMMON = (
+    "abs", "arcsinh", "arctan", "cos", "exp", "expm1", "log1p", "sin", "sinh", "square", "tan",
+    "tanh",
+)  # fmt: skip
+NAMED = {
+    f"{module.__name__}.{name}": getattr(module, name)
+    for module, names in [
+        (jax.nn, [name for name, value in vars(jax.nn).items() if callable(value)]),
+        (jax.numpy, _COMMON),
+        (conditioners, ["circle", "compressed"]),
+    ]
+    for name in names
+}
+"""The functions that a file may name."""
 
 
 def save(path: str | os.PathLike, flow: Flow) -> None:
@@ -94,7 +107,8 @@ def _check_rebuilds(flow: Flow, recipe: Any, arrays: dict[str, np.ndarray]) -> N
 
 def _settings(flow: Flow) -> dict[str, str]:
     """What a flow keeps by path: of arrays the kind, of all else how it reads."""
-    read = lambda value: re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    plain = lambda value: value.item() if isinstance(value, np.generic) else value
+    read = lambda value: re.sub(r" at 0x[0-9a-f]+", "", repr(plain(value)))
     return {
         "/".join(map(str, path)): (
             f"a {type(value).__name__}" if isinstance(value, nnx.Variable) else read(value)
@@ -131,12 +145,15 @@ def load(path: str | os.PathLike) -> Flow:
         raise ValueError(f"{path} is damaged or was not written by flows.save: {error}") from error
     if not isinstance(header, dict) or header.get("format") != FORMAT:
         raise ValueError(f"{path} was not written by flows.save.")
-    if header["format_version"] < FORMAT_VERSION:
+    version: Any = header.get("format_version")
+    if version not in range(1, 10_000):
+        raise ValueError(f"{path} is damaged: its format_version is {version!r}.")
+    if version < FORMAT_VERSION:
         raise ValueError(
             f"{path} was written by flows-jax {header['version']}, in an older format, before the "
             "first release: this version cannot read it. Make it anew."
         )
-    if header["format_version"] > FORMAT_VERSION:
+    if version > FORMAT_VERSION:
         raise ValueError(
             f"{path} was written by flows-jax {header['version']}, in a newer format than this "
             "version reads: upgrade flows-jax."
@@ -145,6 +162,10 @@ def load(path: str | os.PathLike) -> Flow:
         flow = nnx.eval_shape(lambda: _read(header["flow"]).build(nnx.Rngs(0)))
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} does not fit this version of flows-jax: {error}") from error
+    try:
+        require_flow(f"the content of {path}", flow)
+    except TypeError as error:
+        raise ValueError(str(error)) from None
     wanted = _shapes(flow)
     found = {name: array.shape for name, array in arrays.items()}
     if wanted != found:
@@ -196,13 +217,12 @@ def _written(value: Any, name: str) -> Any:
                 "positional": _written(value.positional, name),
                 "named": {key: _written(item, f"{name}.{key}") for key, item in value.named},
             }
-    for module in FUNCTIONS:
-        function = getattr(value, "__name__", "")
-        if getattr(module, function, None) is value:
-            return {"function": f"{module.__name__}.{function}"}
+    for function, named in NAMED.items():
+        if named is value:
+            return {"function": function}
     raise TypeError(
         f"{name} cannot be saved: it is {value!r}. What can be written down are functions of "
-        "jax.nn and jax.numpy, nnx.Module classes, and functools.partial of such a class."
+        "jax.nn, common ones of jax.numpy, nnx.Module classes, and functools.partial of these."
     )
 
 
@@ -226,9 +246,7 @@ def _read(written: Any) -> Any:
             pairs = tuple((key, _read(item)) for key, item in named.items())
             return Partial(_find_class(name), _read(positional), pairs)
         case {"function": str(name)}:
-            modules = {module.__name__: module for module in FUNCTIONS}
-            module, _, function = name.rpartition(".")
-            return getattr(modules[module], function)
+            return NAMED[name]
         case None | bool() | int() | float() | str():
             return written
     raise TypeError(f"{written!r} is no part of a recipe")

@@ -92,3 +92,37 @@ def test_bad_options_are_refused():
         for architecture in (flows.maf, flows.iaf, flows.real_nvp):
             with pytest.raises(error, match=match):
                 architecture(2, rngs=nnx.Rngs(0), **options)
+
+
+def test_parameters_of_another_shape_are_refused_and_constants_broadcast():
+    x = jnp.ones((3, 4))
+    for size in (2, 6):
+        wrong = lambda n, m, *, context_size, rngs, size=size: MLP(n, size, rngs=rngs)
+        with pytest.raises(ValueError, match=r"conditioner must give parameters \[..., 4\]"):
+            flows.bijectors.Coupling(4, conditioner=wrong, rngs=nnx.Rngs(0)).forward(x)
+        with pytest.raises(ValueError, match=r"conditioner must give parameters \[..., 4, 2\]"):
+            flows.bijectors.MaskedAutoregressive(4, conditioner=wrong, rngs=nnx.Rngs(0)).forward(x)
+    for layer, shape in [
+        (flows.bijectors.Coupling, lambda n, m: (m,)),
+        (flows.bijectors.MaskedAutoregressive, lambda n, m: (n, m)),
+    ]:
+
+        class Constant(nnx.Module):
+            def __init__(self, n, m, *, context_size, rngs, shape=shape):
+                self.value = nnx.Param(jnp.full(shape(n, m), 0.5))
+
+            def __call__(self, x, context):
+                return self.value[...]
+
+        bijector = layer(4, conditioner=Constant, rngs=nnx.Rngs(0))
+        y, log_det = bijector.forward_and_log_det(x)
+        back, inverse_log_det = bijector.inverse_and_log_det(y)
+        assert log_det.shape == inverse_log_det.shape == (3,)
+        np.testing.assert_allclose(back, x, atol=1e-6)
+
+
+def test_a_teacher_with_networks_of_its_own_learns_from_draws():
+    deeper = type("Mine", (MaskedMLP,), {})
+    maf = flows.maf(2, num_layers=2, conditioner=deeper, rngs=nnx.Rngs(0))
+    result = flows.distill(maf, key=jax.random.key(0), num_steps=10, progress=False)
+    assert np.isfinite(result.history["polish"]).all()

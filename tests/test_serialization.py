@@ -85,6 +85,10 @@ def test_newer_formats_missing_arrays_and_unknown_classes_are_refused(path):
     _edit(path, lambda header, entries: header.update(format_version=99))
     with pytest.raises(ValueError, match="newer format"):
         flows.load(path)
+    for damaged in (None, "2", 0):
+        _edit(path, lambda header, entries, v=damaged: header.update(format_version=v))
+        with pytest.raises(ValueError, match="damaged: its format_version is"):
+            flows.load(path)
     _edit(path, lambda header, entries: header.update(format_version=1))
     with pytest.raises(ValueError, match="an older format, before the first release"):
         flows.load(path)
@@ -124,11 +128,32 @@ class PassesOn(Shifted):
         super().__init__(*args, **kwargs)
 
 
+class Positional(Shifted):
+    def __init__(self, event_size, by, /):
+        super().__init__(event_size, by)
+
+
+class Changes(Shifted):
+    """Empties the list that it is given."""
+
+    def __init__(self, values):
+        super().__init__(len(values), values[0])
+        if isinstance(values, list):
+            values.clear()
+
+
+@dataclasses.dataclass
+class Unhashable:
+    def __call__(self):
+        return 0.5
+
+
 @pytest.mark.parametrize(
     "argument",
     [
         {"function": "os.system"},
         {"function": "jax._src.nn.functions.relu"},
+        {"function": "jax.numpy.load"},
         {"partial": {"function": "jax.nn.relu"}, "positional": {"list": []}, "named": {}},
         {"type": "subprocess.Popen"},
         {"object": 1},
@@ -219,7 +244,11 @@ def test_stacks_of_any_bijector_are_saved(tmp_path):
 
 
 def test_own_bijectors(tmp_path):
-    for own in (Shifted(2, 0.5), Forgetful(2, amount=0.5), PassesOn(2, by=0.5)):
+    half = np.float32(0.5)
+    for own in (
+        Shifted(2, 0.5), Forgetful(2, amount=0.5), PassesOn(2, by=0.5), Shifted(2, half),
+        Positional(2, 0.5), Changes([0.5, 1.0]),
+    ):  # fmt: skip
         flows.save(tmp_path / "a", flows.Flow(flows.StandardNormal(2), own))
         loaded = flows.load(tmp_path / "a").bijector
         assert (type(loaded), loaded.by) == (type(own), 0.5)
@@ -228,6 +257,9 @@ def test_own_bijectors(tmp_path):
     closure = Shifted(2, by=lambda: 0.5)
     with pytest.raises(TypeError, match=r"flow\.bijector\.by cannot be saved: it is <function"):
         flows.save(tmp_path / "b", flows.Flow(flows.StandardNormal(2), closure))
+    for by, what in [(jax.random.key(0), "a random key"), (Unhashable(), "a Unhashable")]:
+        with pytest.raises(TypeError, match=rf"by cannot be saved: it is {what}"):
+            flows.save(tmp_path / "b", flows.Flow(flows.StandardNormal(2), Shifted(2, by)))
     with pytest.raises(TypeError, match=r"flow\.bijector\.by cannot be saved: it is a dict"):
         flows.save(tmp_path / "b", flows.Flow(flows.StandardNormal(2), Shifted(2, by={})))
     assert not (tmp_path / "b").exists()

@@ -21,8 +21,8 @@ ALLOWED = {
     "density": {"conditioners", "distributions", "training"},
     "variational": {"architectures", "bijectors", "distributions", "divergences", "training"},
     "distillation": {
-        "architectures", "bijectors", "density", "distributions", "divergences", "training",
-        "variational",
+        "architectures", "bijectors", "conditioners", "density", "distributions", "divergences",
+        "training", "variational",
     },
     "plotting": set(),
 }  # fmt: skip

@@ -9,7 +9,7 @@ from helpers import perturbed
 
 import flows
 from flows import bijectors as fb
-from flows.distillation.layerwise import iaf_twin, matching_loss
+from flows.distillation.layerwise import iaf_twin, matching_loss, same_layout
 
 KEY = jax.random.key(0)
 
@@ -155,6 +155,25 @@ def test_numeric_inverses_are_exact_to_rounding(dtype, precision):
             np.testing.assert_allclose(log_det_back, -log_det, atol=1e-3)
 
 
+class Cubic(fb.NumericInverse):
+    num_params = 1
+
+    def forward_and_log_det(self, x, params):
+        return x + x**3, jnp.log1p(3 * x**2) + 0 * params[..., 0]
+
+
+def test_numeric_inverses_of_any_scale_and_dtype():
+    with jax.enable_x64(True):
+        y = jnp.concatenate([10.0 ** jnp.arange(-300, 300, 7), -(10.0 ** jnp.arange(-300, 300, 7))])
+        x, _ = Cubic().inverse_and_log_det(y, jnp.zeros((len(y), 1)))
+        np.testing.assert_allclose(x + x**3, y, rtol=1e-12)
+    ends = jnp.array([jnp.inf, -jnp.inf])
+    np.testing.assert_array_equal(Cubic().inverse_and_log_det(ends, jnp.zeros((2, 1)))[0], ends)
+    for y in (jnp.array(2), jnp.array(2, "bfloat16"), jnp.array(2, "float16"), 2):
+        x, _ = Cubic().inverse_and_log_det(y, jnp.zeros(1))
+        np.testing.assert_allclose(x, 1.0, rtol=1e-6)
+
+
 def test_derivatives_of_numeric_inverses():
     with jax.enable_x64(True):
         params = jnp.array([1.0, 0.5])
@@ -176,6 +195,30 @@ def test_layers_of_any_transformer_match_where_they_are_the_same_map():
     np.testing.assert_allclose(maf.inverse(x), iaf.inverse(x), atol=1e-5)
     np.testing.assert_allclose(matching_loss(maf, iaf, x, None)[1], 0, atol=1e-4)
     assert (matching_loss(maf, perturbed(iaf), x, None)[1] > 1e-3).all()
+
+
+class Scaled(fb.Transformer):
+    """Has an array of its own, which the twin has to keep."""
+
+    num_params = 1
+
+    def __init__(self, scale):
+        self.scale = nnx.Param(scale)
+
+    def forward_and_log_det(self, x, params):
+        y = self.scale[...] * x + params[..., 0]
+        return y, jnp.broadcast_to(jnp.log(self.scale[...]), y.shape)
+
+    def inverse_and_log_det(self, y, params):
+        x = (y - params[..., 0]) / self.scale[...]
+        return x, jnp.broadcast_to(-jnp.log(self.scale[...]), x.shape)
+
+
+def test_a_twin_keeps_the_arrays_of_a_transformer():
+    maf = flows.maf(2, num_layers=2, transformer=Scaled(jnp.array(2.0)), rngs=nnx.Rngs(0)).bijector
+    twin = iaf_twin(maf, nnx.Rngs(1))
+    assert same_layout(maf, twin)
+    np.testing.assert_array_equal(twin.layers.bijectors[0].transformer.scale[...], [2.0, 2.0])
 
 
 @pytest.mark.slow

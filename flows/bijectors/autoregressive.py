@@ -83,10 +83,21 @@ class MaskedAutoregressive(Bijector):
     def is_affine_triangular(self) -> bool:
         return self.transformer.is_affine
 
+    def parameters(self, x: jax.Array, context: jax.Array | None) -> jax.Array:
+        """theta(x) [..., D, num_params]."""
+        params = self.conditioner(x, context)
+        size = self.event_size, self.transformer.num_params
+        if params.shape[-2:] != size:
+            raise ValueError(
+                f"conditioner must give parameters [..., {size[0]}, {size[1]}] for {self.name}, "
+                f"got shape {params.shape}."
+            )
+        return jnp.broadcast_to(params, (*x.shape[:-1], *size))
+
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        y, log_det = self.transformer.forward_and_log_det(x, self.conditioner(x, context))
+        y, log_det = self.transformer.forward_and_log_det(x, self.parameters(x, context))
         return y, log_det.sum(axis=-1)
 
     def _inverse_and_log_det(

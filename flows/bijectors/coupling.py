@@ -75,6 +75,14 @@ class Coupling(Bijector):
     def _map(self, transform, x: jax.Array, context: jax.Array | None):
         passed, rest = x[..., : self.num_passed], x[..., self.num_passed :]
         params = self.conditioner(passed, context)
-        params = params.reshape(*params.shape[:-1], -1, self.transformer.num_params)
+        num_params = self.transformer.num_params
+        size = rest.shape[-1] * num_params
+        if params.shape[-1:] != (size,):
+            raise ValueError(
+                f"conditioner must give parameters [..., {size}] for {self.name}, got shape "
+                f"{params.shape}."
+            )
+        params = jnp.broadcast_to(params, (*x.shape[:-1], size))
+        params = params.reshape(*rest.shape, num_params)
         mapped, log_det = transform(rest, params)
         return jnp.concatenate([passed, mapped], axis=-1), log_det.sum(axis=-1)

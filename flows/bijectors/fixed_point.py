@@ -79,7 +79,8 @@ def _inverse_parameters_jvp(method, primals, tangents):
 
 def _update(theta, network, transformer, y, context):
     """F(theta)."""
-    return network(transformer.inverse_and_log_det(y, theta)[0], context)
+    new = network(transformer.inverse_and_log_det(y, theta)[0], context)
+    return jnp.broadcast_to(new, theta.shape)
 
 
 def _jacobi_solves(event_size: int) -> tuple[Callable, Callable]:

@@ -6,6 +6,7 @@ is a K-layer IAF, and one parallel pass of the teacher from data to noise gives 
 input, output and parameters to learn from, without sampling and without a sequential step.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -14,24 +15,32 @@ import numpy as np
 from flax import nnx
 
 from flows.bijectors import Bijector, Composite, Inverse, MaskedAutoregressive
+from flows.conditioners import MaskedMLP
 
 
 def is_maf_layer(bijector: Bijector) -> bool:
     """Whether this is a MAF layer, as `flows.maf` makes them."""
-    return isinstance(bijector, Inverse) and isinstance(bijector.bijector, MaskedAutoregressive)
+    return isinstance(bijector, Inverse) and type(bijector.bijector) is MaskedAutoregressive
 
 
 def has_iaf_twin(bijector: Bijector) -> bool:
-    """Whether the bijector acts by parts of which some are MAF layers."""
+    """Whether the bijector acts by parts of which some are MAF layers, all with usual networks."""
+    layers = list(_maf_layers(bijector))
+    return bool(layers) and all(type(layer.conditioner) is MaskedMLP for layer in layers)
+
+
+def _maf_layers(bijector: Bijector) -> Iterator[MaskedAutoregressive]:
     if isinstance(bijector, Composite):
-        return any(map(has_iaf_twin, bijector.parts))
-    return is_maf_layer(bijector)
+        for part in bijector.parts:
+            yield from _maf_layers(part)
+    elif is_maf_layer(bijector):
+        yield bijector.bijector
 
 
 def iaf_twin(bijector: Bijector, rngs: nnx.Rngs) -> Bijector:
     """A copy with each MAF layer replaced by a fresh IAF layer, and all else kept.
 
-    The IAF networks are `deeper` than those of the MAF, where these can say what that is: an IAF
+    The IAF networks are twice as deep, and residual where the hidden sizes are equal: an IAF
     network has to compose over the coordinates what a MAF network reads off the data.
     """
     if isinstance(bijector, Composite):
@@ -39,10 +48,13 @@ def iaf_twin(bijector: Bijector, rngs: nnx.Rngs) -> Bijector:
     if not is_maf_layer(bijector):
         return nnx.clone(bijector)
     layer = bijector.bijector
-    recipe = layer.recipe.but(
-        transformer=layer.transformer.inverted(), **getattr(layer.conditioner, "deeper", dict)()
+    return MaskedAutoregressive(
+        layer.event_size,
+        context_size=layer.context_size,
+        transformer=nnx.clone(layer.transformer.inverted()),
+        rngs=rngs,
+        **layer.conditioner.deeper(),
     )
-    return recipe.build(rngs)
 
 
 def same_layout(teacher: Bijector, student: Bijector) -> bool:
@@ -103,7 +115,7 @@ def _match(
     if not is_maf_layer(teacher):
         return teacher._inverse_and_log_det(x, context)[0], jnp.zeros(x.shape[:-1], x.dtype)
     layer = teacher.bijector
-    params = layer.conditioner(x, context)
+    params = layer.parameters(x, context)
     z, _ = layer.transformer.forward_and_log_det(x, params)
-    fitted = student.conditioner(z, context)
+    fitted = student.parameters(z, context)
     return z, student.transformer.divergence(fitted, params).sum(axis=-1)

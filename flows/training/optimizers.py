@@ -1,5 +1,6 @@
 """The default optimizer: Adam with warm-up, cosine decay and clipping that adapts."""
 
+import numbers
 from typing import Any, NamedTuple
 
 import jax
@@ -100,6 +101,7 @@ def adam_unless_given(
             f"learning_rate is that of the default optimizer, got {learning_rate!r} and an "
             "optimizer: set the rate there."
         )
-    if isinstance(learning_rate, bool) or not 0 < learning_rate < float("inf"):
+    number = isinstance(learning_rate, numbers.Real | jax.Array)
+    if not number or not 0 < learning_rate < float("inf"):
         raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}.")
     return adam(num_steps, learning_rate)

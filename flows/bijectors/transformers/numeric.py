@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 from flows.bijectors.transformers.base import Transformer
 
-MAX_ITERATIONS = 200  # bisection alone needs one for each bit of the answer
+MAX_ITERATIONS = 200  # bisection alone needs one for each bit of a number
 
 
 class NumericInverse(Transformer):
@@ -19,13 +19,13 @@ class NumericInverse(Transformer):
     """
 
     def inverse_and_log_det(self, y: jax.Array, params: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x = _preimage(self, y, params)
+        x = _preimage(self, jnp.asarray(y, jnp.result_type(float(0), y, params)), params)
         return x, -self.forward_and_log_det(x, params)[1]
 
 
 @jax.custom_jvp
 def _preimage(transformer: Transformer, y: jax.Array, params: jax.Array) -> jax.Array:
-    """The x [...] with T(x; params) = y; NaN where y or T is NaN."""
+    """The x [...] with T(x; params) = y; NaN where T is NaN, or where no x is found."""
     shape = jax.eval_shape(transformer.forward_and_log_det, y, params)[0].shape
     y = jnp.broadcast_to(y, shape)
     excess = lambda x: transformer.forward_and_log_det(x, params)[0] - y
@@ -53,7 +53,7 @@ def _preimage(transformer: Transformer, y: jax.Array, params: jax.Array) -> jax.
         value, log_slope = transformer.forward_and_log_det(x, params)
         low, high = jnp.where(value > y, low, x), jnp.where(value > y, x, high)
         newton = (y - value) * jnp.exp(-log_slope)
-        halve = low + (high - low) / 2 - x
+        halve = _between(low, high) - x
         fast = (low <= x + newton) & (x + newton <= high) & (2 * jnp.abs(newton) <= jnp.abs(last))
         fast = fast & ((newton != 0) | (value == y))  # a slope that overflows makes steps of 0
         step = jnp.where(moving, jnp.where(fast, newton, halve), 0)
@@ -64,8 +64,22 @@ def _preimage(transformer: Transformer, y: jax.Array, params: jax.Array) -> jax.
         return carry[-1].any() & (carry[0] < MAX_ITERATIONS)
 
     start = 0, low, high, low + (high - low) / 2, high - low, jnp.ones(shape, bool)
-    x = jax.lax.while_loop(moves, narrow, start)[3]
-    return jnp.where(jnp.isnan(y) | jnp.isnan(excess(x)), jnp.nan, x)
+    _, _, _, x, _, moving = jax.lax.while_loop(moves, narrow, start)
+    x = jnp.where(moving | jnp.isnan(excess(x)), jnp.nan, x)
+    return jnp.where(jnp.isinf(y), y, x)
+
+
+def _between(low: jax.Array, high: jax.Array) -> jax.Array:
+    """The number that has as many floating-point numbers above it as below, up to `high`, `low`."""
+    bits = jnp.dtype(f"int{8 * low.dtype.itemsize}")
+    least = jnp.iinfo(bits).min
+
+    def ordered(number):  # from bits to their order, and back
+        return jnp.where(number < 0, least - number, number)
+
+    a, b = (ordered(jax.lax.bitcast_convert_type(x, bits)) for x in (low, high))
+    middle = (a >> 1) + (b >> 1) + (a & b & 1)
+    return jax.lax.bitcast_convert_type(ordered(middle), low.dtype)
 
 
 @_preimage.defjvp
