@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers import perturbed
 
 import flows
 from flows.conditioners import MLP, MaskedMLP
@@ -126,3 +127,20 @@ def test_a_teacher_with_networks_of_its_own_learns_from_draws():
     maf = flows.maf(2, num_layers=2, conditioner=deeper, rngs=nnx.Rngs(0))
     result = flows.distill(maf, key=jax.random.key(0), num_steps=10, progress=False)
     assert np.isfinite(result.history["polish"]).all()
+
+
+class Doubled(MaskedMLP):
+    """Computes something else than substitution through its layers would."""
+
+    def __call__(self, x, context=None):
+        return 2 * super().__call__(x, context)
+
+
+def test_networks_that_differ_from_the_usual_one_are_inverted_as_they_are():
+    layer = perturbed(
+        flows.bijectors.MaskedAutoregressive(4, conditioner=Doubled, rngs=nnx.Rngs(0))
+    )
+    x = jax.random.normal(jax.random.key(0), (20, 4))
+    y = layer.forward(x)
+    assert np.abs(y - x).max() > 0.1
+    np.testing.assert_allclose(layer.inverse(y), x, atol=1e-5)

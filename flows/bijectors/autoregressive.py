@@ -71,7 +71,7 @@ class MaskedAutoregressive(Bijector):
             event_size, self.transformer.num_params, context_size=context_size, rngs=rngs, **network
         )
         self.method = _checks.one_of("inverse", inverse, METHODS)
-        if not isinstance(self.conditioner, MaskedMLP):
+        if type(self.conditioner) is not MaskedMLP:  # a subclass may compute something else
             if inverse == "blocked":
                 raise ValueError(
                     'inverse="blocked" needs a conditioner that makes flows.conditioners.MaskedMLP,'

@@ -69,7 +69,7 @@ def distill(
 
     1. Warm start (80 % of the steps). The layers of an IAF student laid out like its MAF teacher
        learn, all at once, the conditionals of the teacher's layers (see
-       `flows.distillation.layerwise`). A student of another layout, or a teacher that is no affine
+       `flows.distillation.layerwise`). A student of another layout, or a teacher that is no
        MAF, gets maximum likelihood on the teacher's draws instead.
     2. Polish (20 %). The sum of KL(student || teacher), by path gradients, and
        KL(teacher || student), on the teacher's draws. Reverse KL alone would drop modes
@@ -79,8 +79,8 @@ def distill(
         teacher: A flow, or any distrax distribution over vectors that can be sampled.
         student: The flow to start from. By default the teacher's IAF twin: the same layers and
             orders, with residual networks twice as deep, because an IAF network has to compose
-            what a MAF network reads off the data; or, for a teacher that is no affine MAF, an
-            IAF of 8 layers.
+            what a MAF network reads off the data; or, for a teacher that is no MAF, an IAF of 8
+            layers.
         data: Points [N, D] to score both on; never trained on. For a conditional teacher a pair
             (x, context), needed: nine tenths of the contexts are trained on, the rest scored.
             At most 10,000 points are scored.
@@ -147,14 +147,15 @@ def distill(
     stage = functools.partial(
         train, data=pool, batch_size=batch_size, mesh=mesh, callback=callback, progress=progress
     )
-    default = LAYERWISE_RATE if layered else DRAWS_RATE
-    polish_rate = None if learning_rate is None else learning_rate * POLISH_RATE / default
+    rate = LAYERWISE_RATE if layered else DRAWS_RATE
+    warm_optimizer = adam_unless_given(optimizer, learning_rate, num_warm, rate)
+    polish_rate = None if learning_rate is None else POLISH_RATE * learning_rate / rate
     directory = lambda name: checkpoint_dir and os.path.join(checkpoint_dir, name)
     warm = stage(
         student,
         functools.partial(_layer_matching, teacher) if layered else negative_log_likelihood,
         key=warm_key,
-        optimizer=adam_unless_given(optimizer, learning_rate, num_warm, default),
+        optimizer=warm_optimizer,
         num_steps=num_warm,
         checkpoint_dir=directory("warm_start"),
         description="warm start",
