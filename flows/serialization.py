@@ -222,7 +222,7 @@ def _written(value: Any, name: str) -> Any:
             return {"function": function}
     raise TypeError(
         f"{name} cannot be saved: it is {value!r}. What can be written down are functions of "
-        "jax.nn, common ones of jax.numpy, nnx.Module classes, and functools.partial of these."
+        "jax.nn, common ones of jax.numpy, nnx.Module classes and functools.partial of a class."
     )
 
 

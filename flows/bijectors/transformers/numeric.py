@@ -15,7 +15,8 @@ class NumericInverse(Transformer):
     method within a bracket that is halved where Newton is slow (Press et al., Numerical Recipes,
     9.4). Its derivatives, of any order, are those of the implicit function theorem.
 
-    Cost: about ten evaluations of T for the inverse.
+    Cost: about ten evaluations of T for the inverse of a point. A batch waits for its slowest one,
+    where rounding in T ends Newton's progress and the bracket is halved to its end: 40 to 60.
     """
 
     def inverse_and_log_det(self, y: jax.Array, params: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -70,7 +71,7 @@ def _preimage(transformer: Transformer, y: jax.Array, params: jax.Array) -> jax.
 
 
 def _between(low: jax.Array, high: jax.Array) -> jax.Array:
-    """The number that has as many floating-point numbers above it as below, up to `high`, `low`."""
+    """The middle of the floating-point numbers from `low` to `high`."""
     bits = jnp.dtype(f"int{8 * low.dtype.itemsize}")
     least = jnp.iinfo(bits).min
 
