@@ -2,6 +2,7 @@ import _thread
 import errno
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -119,6 +120,40 @@ def test_a_run_that_has_ended_is_not_run_again(tmp_path):
     identical(fit(tmp_path, callback=lambda state: pytest.fail("it ran again")), first)
 
 
+def test_a_run_is_lengthened(tmp_path, often):
+    short = fit(tmp_path, max_epochs=4)
+    shutil.copytree(tmp_path, tmp_path / "copy")
+    long = fit(tmp_path / "copy")
+    np.testing.assert_array_equal(long.losses[: len(short.losses)], short.losses)
+    assert len(long.history["validation"]) == len(long.history["train"]) == 8
+    assert not np.isin(long.losses[len(short.losses) :], short.losses).any()
+    assert long.history["train"][-1] < short.history["train"][-1] - 0.02  # the rate rose again
+    broken_off(tmp_path, 60)
+    identical(fit(tmp_path), long)
+    with pytest.raises(ValueError, match=r"a run of 80 steps, more than the 40 .* not shortened"):
+        fit(tmp_path, max_epochs=4)
+
+
+def test_a_run_with_one_rate_is_lengthened_to_what_a_longer_one_gives(tmp_path):
+    options = {"optimizer": optax.adam(1e-2), "ema_decay": None}
+    for epochs in (1, 4, 5):
+        result = fit(tmp_path, max_epochs=epochs, **options)
+    identical(result, fit(None, max_epochs=5, **options))
+
+
+def test_a_run_that_ended_within_an_epoch_is_lengthened(tmp_path):
+    def run(num_steps, directory=tmp_path):
+        return train(
+            Weight(), lambda module, batch, key: (batch[:, 0] - module.value[...]) ** 2, X,
+            validation=X, key=KEY, optimizer=optax.sgd(1e-3), batch_size=50, num_steps=num_steps,
+            checkpoint_dir=directory, progress=False,
+        )  # fmt: skip
+
+    assert [len(run(n).history["validation"]) for n in (5, 15, 24)] == [1, 2, 2]
+    np.testing.assert_array_equal(run(24).losses, run(24, None).losses)
+    np.testing.assert_array_equal(run(24).module.value[...], run(24, None).module.value[...])
+
+
 def test_ctrl_c_saves(tmp_path, often):
     def press_after(step):
         return lambda state: _thread.interrupt_main() if state.step >= step else None
@@ -139,7 +174,6 @@ def test_ctrl_c_saves(tmp_path, often):
         ({"x": X + 1}, "data"),
         ({"key": jax.random.key(1)}, "data"),  # another part is held out
         ({"optimizer": optax.adam(0.01)}, "optimizer"),
-        ({"max_epochs": 9}, "num_steps"),
         ({"batch_size": 60}, "batch_size"),
         ({"patience": 3}, "rule for stopping"),
         ({"dequantize": 0.1}, "objective"),

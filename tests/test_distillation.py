@@ -245,6 +245,19 @@ def test_bad_input(arguments, error, match):
         flows.distill(**arguments)
 
 
+def test_a_distillation_is_lengthened(tmp_path):
+    def run(num_steps):
+        return flows.distill(
+            teacher(), key=KEY, num_steps=num_steps, checkpoint_dir=tmp_path, progress=False
+        )
+
+    short, long = run(20), run(40)
+    np.testing.assert_array_equal(long.losses[:16], short.losses[:16])
+    assert [len(long.history[stage]) for stage in ("warm_start", "polish")] == [32, 8]
+    np.testing.assert_array_equal(long.losses, np.concatenate(list(long.history.values())))
+    np.testing.assert_array_equal(run(40).losses, long.losses)
+
+
 def test_the_options_of_training_are_those_of_fit():
     def losses(**options):
         options = {"key": KEY, "num_steps": 20, "progress": False} | options

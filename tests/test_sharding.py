@@ -51,7 +51,7 @@ mesh = jax.sharding.Mesh(devices.reshape(2, 4), ("data", "model"))
 placed = flows.training.sharding.place({"w": jnp.ones((3, 8)), "b": jnp.ones(8)}, mesh)
 shards = {name: array.addressable_shards[0].data.shape for name, array in placed.items()}
 assert shards == {"w": (3, 2), "b": (8,)}
-block = flows.training.data.InMemory(jnp.ones((80, 3)), jax.random.key(0), 80, mesh)
+block = flows.training.sources.InMemory(jnp.ones((80, 3)), jax.random.key(0), 80, mesh)
 batch = jax.jit(lambda block: block.batch(0))(block)
 assert batch.addressable_shards[0].data.shape == (40, 3)
 print("all", abs(fit() - (alone := fit(mesh=one))).max())

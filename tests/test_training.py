@@ -25,7 +25,7 @@ from flows.training import (
 )
 from flows.training.interrupts import deferred_interrupt
 from flows.training.plateau import Plateau
-from flows.training.stream import ahead
+from flows.training.sources.stream import ahead
 
 KEY = jax.random.key(0)
 
@@ -281,7 +281,7 @@ def test_the_average_follows_its_recursion():
 
 
 def test_data_on_disk_train_as_in_memory(tmp_path, monkeypatch):
-    monkeypatch.setattr("flows.training.data.BLOCK_BATCHES", 4)  # an epoch is 9 batches
+    monkeypatch.setattr("flows.training.sources.base.BLOCK_BATCHES", 4)  # an epoch is 9 batches
     np.save(tmp_path / "x.npy", DATA.astype(np.float64))
     on_disk = OnDisk(np.load(tmp_path / "x.npy", mmap_mode="r"), len(DATA))
     same(run(DATA, validation=DATA[:20]), run(on_disk, validation=DATA[:20]))
@@ -331,7 +331,7 @@ def test_an_error_before_the_first_batch_from_disk_is_that_error(tmp_path, monke
     def fail(*args):
         raise OSError("the disk is gone")
 
-    monkeypatch.setattr("flows.training.data.take", fail)
+    monkeypatch.setattr("flows.training.sources.disk.take", fail)
     with pytest.raises(OSError, match="the disk is gone") as info:
         run(on_disk, validation=DATA)
     np.testing.assert_array_equal(info.value.module.loc[...], 0)

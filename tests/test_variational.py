@@ -1,4 +1,5 @@
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -242,3 +243,16 @@ def test_stopping_early_at_the_plateau():
     assert 400 < len(posterior.history["elbo"]) < 15_000
     assert abs(posterior.sample(seed=KEY, sample_shape=(5000,)).mean() - 3) < 0.1
     assert posterior.diagnostics.khat < 0.7
+
+
+def test_a_posterior_is_lengthened(tmp_path):
+    target = lambda theta: -0.5 * jnp.sum((theta - 3) ** 2)
+    options = {"optimizer": optax.adam(1e-2), "checkpoint_dir": tmp_path}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of twenty steps the diagnostics say what they should
+        short = trained_normal(target, num_steps=20, **options)
+    long = trained_normal(target, num_steps=1000, **options)
+    np.testing.assert_array_equal(long.losses[:20], short.losses)
+    np.testing.assert_array_equal(long.history["elbo"], -long.losses)
+    assert len(long.losses) == 1000
+    assert abs(long.sample(seed=KEY, sample_shape=(5000,)).mean() - 3) < 0.1

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -15,34 +14,25 @@ from flows import _checks
 from flows.density.objective import MaximumLikelihood
 from flows.density.rows import prepare
 from flows.distributions import Flow, require_flow
-from flows.training import TrainingState, adam_unless_given, train
+from flows.training import Outcome, TrainingState, adam_unless_given, train
 
 FAR = 100.0  # nats for each coordinate: data 14 standard deviations out
 
 
-@dataclasses.dataclass(frozen=True)
-class FitResult:
-    """A fitted flow.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FitResult(Outcome):
+    """A fitted flow, and how it went: see also `flows.training.Outcome`.
 
     Attributes:
         flow: The flow with the lowest validation loss (the last one without validation).
-        history: {"train": ..., "validation": ...}, the mean negative log-likelihood in nats of
-            each epoch.
-        losses: The mean negative log-likelihood in nats of each step's batch; NaN or inf where a
-            step was skipped.
+        losses: The mean negative log-likelihood in nats of each step's batch.
+        history: {"train": ..., "validation": ...}, that of each epoch (of the steps not skipped).
         held_out: The rows that were validated on, not trained on: (x, context or None, weights or
             None); None without validation.
-        stop_reason: "finished" (all epochs run), "patience", "exhausted" (an iterator of batches)
-            or "interrupted" (Ctrl-C).
-        num_skipped: Steps skipped because what they gave was not finite.
     """
 
     flow: Flow
-    history: dict[str, np.ndarray]
-    losses: np.ndarray
     held_out: tuple[jax.Array, jax.Array | None, jax.Array | None] | None
-    stop_reason: str
-    num_skipped: int
 
 
 def fit(
@@ -103,9 +93,10 @@ def fit(
             `jax.numpy.bfloat16`, for accelerators. Parameters, log-determinants, inverses,
             validation and the flow returned are not affected.
         mesh: Devices to split batches over, by its axis "data"; an axis "model" splits large
-            weights. By default all devices, if they can share the batch equally.
+            weights. Without one it takes ALL devices, if they can share the batch equally.
         checkpoint_dir: Where to save the fit now and then. The same call, after the process was
             killed, goes on from there, and ends with the same flow and history to the last bit.
+            With more epochs the run there, finished or not, is lengthened.
         callback: Called a few times a second with a `flows.training.TrainingState`.
         progress: Whether to show a bar, or in a log file a line now and then.
 
@@ -172,10 +163,10 @@ def fit(
             stacklevel=2,
         )
     return FitResult(
-        result.module,
-        result.history,
-        result.losses,
-        rows.held_out,
-        result.stop_reason,
-        result.num_skipped,
+        flow=result.module,
+        losses=result.losses,
+        history=result.history,
+        held_out=rows.held_out,
+        stop_reason=result.stop_reason,
+        num_skipped=result.num_skipped,
     )

@@ -21,7 +21,7 @@ from flows.density import negative_log_likelihood
 from flows.distillation.layerwise import equal, has_iaf_twin, iaf_twin, matching_loss, same_layout
 from flows.distillation.report import DistillReport, make_report
 from flows.distributions import Flow, require_flow
-from flows.training import TrainingState, adam_unless_given, train
+from flows.training import Outcome, TrainingState, adam_unless_given, train
 from flows.variational.objectives import reverse_kl
 
 POOL_SIZE = 50_000  # teacher draws to learn from
@@ -30,24 +30,19 @@ WARM_START_SHARE = 0.8  # of the steps; a step of the polish costs about ten tim
 MAX_HELD_OUT = 10_000
 
 
-@dataclasses.dataclass(frozen=True)
-class DistillResult:
-    """A distilled student.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillResult(Outcome):
+    """A distilled student, and how it went: see also `flows.training.Outcome`.
 
     Attributes:
         student: The trained flow.
         report: KL both ways, held-out fit of both, and sampling speeds.
-        history: {"warm_start": ..., "polish": ...}, the training loss of every step of the stages
-            that ran.
-        stop_reason: "finished" or "interrupted" (Ctrl-C).
-        num_skipped: Steps skipped because what they gave was not finite.
+        losses: What was minimised at every step, of one stage after the other.
+        history: {"warm_start": ..., "polish": ...}, that of the stages that ran.
     """
 
     student: Flow
     report: DistillReport
-    history: dict[str, np.ndarray]
-    stop_reason: str
-    num_skipped: int
 
 
 def distill(
@@ -92,9 +87,10 @@ def distill(
         optimizer: An optax optimizer, for each of the stages; by default Adam with warm-up, cosine
             decay to zero and adaptive gradient clipping.
         mesh: Devices to split batches over, by its axis "data"; an axis "model" splits large
-            weights. By default all devices, if they can share the batch equally.
+            weights. Without one it takes ALL devices, if they can share the batch equally.
         checkpoint_dir: Where to save the run now and then. The same call, after the process was
-            killed, goes on from there.
+            killed, goes on from there; with more steps, the warm start is lengthened, and the
+            polish begun anew.
         callback: Called a few times a second with a `flows.training.TrainingState`, whose steps
             are those of the stage.
         progress: Whether to show bars, or in a log file a line now and then.
@@ -168,7 +164,7 @@ def distill(
             key=polish_key,
             optimizer=adam_unless_given(optimizer, polish_rate, num_steps - num_warm, POLISH_RATE),
             num_steps=num_steps - num_warm,
-            checkpoint_dir=directory("polish"),
+            checkpoint_dir=directory(f"polish_after_{num_warm}"),
             description="polish",
         )
     final = list(runs.values())[-1]
@@ -184,11 +180,12 @@ def distill(
         report_key,
     )
     return DistillResult(
-        final.module,
-        report,
-        {name: run.losses for name, run in runs.items()},
-        final.stop_reason,
-        sum(run.num_skipped for run in runs.values()),
+        student=final.module,
+        report=report,
+        losses=np.concatenate([run.losses for run in runs.values()]),
+        history={name: run.losses for name, run in runs.items()},
+        stop_reason=final.stop_reason,
+        num_skipped=sum(run.num_skipped for run in runs.values()),
     )
 
 

@@ -1,11 +1,11 @@
 """The compiled training loop. It knows objectives, data and optax; nothing about flows."""
 
-from flows.training.data import Batches, OnDisk
-from flows.training.on_host import NonFiniteError, TrainingResult, TrainingState, train
+from flows.training.on_host import train
 from flows.training.optimizers import adam, adam_unless_given, clip_by_running_median
 from flows.training.program import Program, trace
+from flows.training.results import NonFiniteError, Outcome, TrainingResult, TrainingState
 from flows.training.shuffle import shuffled
-from flows.training.stream import NOTHING, Begun
+from flows.training.sources import NOTHING, Batches, Begun, OnDisk
 
 __all__ = [
     "NOTHING",
@@ -13,6 +13,7 @@ __all__ = [
     "Begun",
     "NonFiniteError",
     "OnDisk",
+    "Outcome",
     "Program",
     "TrainingResult",
     "TrainingState",

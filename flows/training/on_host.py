@@ -1,7 +1,6 @@
 """The host's part of training: it starts the compiled loop, looks in, reports and saves."""
 
 import contextlib
-import dataclasses
 import functools
 import time
 import warnings
@@ -17,63 +16,16 @@ from flax import nnx
 from flows import _checks
 from flows.training import sharding
 from flows.training.checkpoints import Checkpoints
-from flows.training.data import NEVER, source
 from flows.training.interrupts import deferred_interrupt
 from flows.training.on_device import LOG_SIZE, Objective, Task, parts
 from flows.training.program import Program, trace
 from flows.training.progress import progress_bar
+from flows.training.results import NonFiniteError, TrainingResult, TrainingState
 from flows.training.run import Run, finite_mean
+from flows.training.sources import NEVER, source
 
 EXHAUSTED = (None, 0)
 SECONDS_PER_CHUNK = 0.3  # how long the compiled loop runs before the host looks in
-
-
-class NonFiniteError(FloatingPointError):
-    """Too many steps gave what is not finite and were skipped; `.module` is the best so far."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingResult:
-    """What a run of `train` leaves behind.
-
-    Attributes:
-        module: The trained module: the best on validation, or the last without validation.
-        history: "train" and "validation" loss of each epoch (the latter empty without validation).
-        losses: Training loss of every step; NaN or inf where a step was skipped.
-        stop_reason: "finished", "patience", "plateau", "exhausted" (an iterator) or "interrupted".
-        num_skipped: Number of steps skipped because what they gave was not finite.
-    """
-
-    module: Any
-    history: dict[str, np.ndarray]
-    losses: np.ndarray
-    stop_reason: str
-    num_skipped: int
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainingState:
-    """What a callback sees, a few times a second.
-
-    Attributes:
-        step: Steps done.
-        num_steps: Steps planned.
-        epoch: Epochs done.
-        loss: Mean training loss since the last call; NaN if all steps were skipped.
-        validation_loss: The latest; None before the first and without validation.
-        steps_per_second: Since the last call.
-        num_skipped: Steps skipped so far, because what they gave was not finite.
-        make_module: Returns a copy of the best module so far.
-    """
-
-    step: int
-    num_steps: int
-    epoch: int
-    loss: float
-    validation_loss: float | None
-    steps_per_second: float
-    num_skipped: int
-    make_module: Callable[[], Any] = dataclasses.field(repr=False)
 
 
 def train(
@@ -121,9 +73,10 @@ def train(
         ema_decay: Decay of an exponential moving average of the parameters, e.g. 0.999. On
             validation the better of the two counts; without, the average is what is returned.
         mesh: Devices, with an axis "data" for the batch and perhaps one "model" for the last axis
-            of weights. By default all devices, if they can share the batch equally.
+            of weights. Without one it takes ALL devices, if they can share the batch equally.
         checkpoint_dir: Where to save the run now and then. The same call, made again after the
-            process has died, goes on from there and ends as if nothing had happened.
+            process has died, goes on from there and ends as if nothing had happened. With more
+            steps the run there is lengthened: the schedule of `adam` then spans them all.
         callback: Called with a `TrainingState` a few times a second, for logging.
         progress: Whether to show a bar, or in a log file a line now and then.
         description: What to call the run on the bar.
@@ -174,7 +127,7 @@ def train(
     run = Run(graphdef, task, params, optimizer, ema_decay is not None, mesh)
     checkpoints = None
     if checkpoint_dir is not None:
-        checkpoints = Checkpoints(checkpoint_dir, run.identity(batches.fingerprint(), batch_size))
+        checkpoints = Checkpoints(checkpoint_dir, run.identity(batches, batch_size))
         run.restore(checkpoints)
     run.place()
     bar = progress_bar(num_steps, run.step, description, progress)
@@ -197,7 +150,13 @@ def train(
         raise
     for problem in _problems(run):
         warnings.warn(problem, stacklevel=3)
-    return TrainingResult(run.best_module(), run.by_epoch(), run.losses, reason, run.num_skipped)
+    return TrainingResult(
+        module=run.best_module(),
+        losses=run.losses,
+        history=run.by_epoch(),
+        stop_reason=reason,
+        num_skipped=run.num_skipped,
+    )
 
 
 def _drive(

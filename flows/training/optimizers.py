@@ -69,6 +69,15 @@ def _scale_by_warmup_cosine(num_steps: int, peak: float) -> optax.GradientTransf
     return optax.GradientTransformation(init, update)
 
 
+def with_num_steps(opt_state: Any, num_steps: Any) -> Any:
+    """The state with the schedule of `adam`, if it has one, spanning another number of steps."""
+    return jax.tree.map(
+        lambda part: part._replace(num_steps=num_steps) if isinstance(part, _Schedule) else part,
+        opt_state,
+        is_leaf=lambda part: isinstance(part, _Schedule),
+    )
+
+
 def adam(num_steps: int, learning_rate: float) -> optax.GradientTransformation:
     """Adam with a warm-up of at most 100 steps, cosine decay to zero, and adaptive clipping.
 

@@ -12,7 +12,9 @@ from jax.sharding import Mesh
 from flows.training import on_device, sharding
 from flows.training.checkpoints import Checkpoints, as_it_was, checksum, describe
 from flows.training.on_device import Task
+from flows.training.optimizers import with_num_steps
 from flows.training.program import Program, trace
+from flows.training.sources import Source
 
 
 class Run:
@@ -105,15 +107,13 @@ class Run:
         epochs = [self.losses[i : i + length] for i in range(0, len(self.losses), length)]
         return {"train": np.array([finite_mean(e) for e in epochs]), "validation": self.validation}
 
-    def identity(self, data: Any, batch_size: int) -> dict[str, str]:
+    def identity(self, batches: Source, batch_size: int) -> dict[str, str]:
         """What makes this run the one it is: a checkpoint with anything else is of another.
 
-        Args:
-            data: What is known of the data, as arrays.
-            batch_size: Rows in a batch.
+        The number of steps is no part of it: a run can be lengthened.
         """
-        task, state = self.task, self.state
-        optimizer = state.opt_state, self.update
+        task, state, data = self.task, self.state, batches.fingerprint()
+        optimizer = with_num_steps(state.opt_state, 0), self.update
         rule = task.patience, task.stop_at_plateau, task.decay
         return {
             "flow": describe((self.graphdef, state.params, task.rest)),
@@ -124,7 +124,7 @@ class Run:
             "initial flow": checksum((state.params, task.rest)),
             "data": checksum((data, task.validation, task.objective, task.metric)),
             "key": checksum(jax.random.key_data(task.key)),
-            "num_steps": str(task.num_steps),
+            "steps_per_epoch": str(batches.steps_per_epoch),
             "learning rate": checksum(optimizer),
             "rule for stopping or averaging": " ".join(map(str, rule)),
         }
@@ -132,16 +132,32 @@ class Run:
     def save(self, checkpoints: Checkpoints) -> None:
         state = jax.tree.leaves(sharding.gather(self.state, self.mesh))
         history = [self.losses, self.validation]
-        checkpoints.save(self.step, {"state": state, "history": history})
+        planned = {"num_steps": self.num_steps}
+        checkpoints.save(self.step, {"state": state, "history": history, "planned": planned})
 
     def restore(self, checkpoints: Checkpoints) -> None:
-        """Goes back to the newest checkpoint, if there is one."""
+        """Goes back to the newest checkpoint, if there is one, and on for more steps if asked to.
+
+        Raises:
+            ValueError: The run there has more steps.
+        """
         saved = checkpoints.restore()
-        if saved is not None:
-            fresh, tree = jax.tree.flatten(self.state)
-            self.state = jax.tree.unflatten(tree, map(as_it_was, saved["state"], fresh))
-            self.losses, self.validation = saved["history"]
-            self.step = int(self.state.step)
+        if saved is None:
+            return
+        [planned] = map(int, saved["planned"])
+        if planned > self.num_steps:
+            raise ValueError(
+                f"checkpoint_dir {checkpoints.directory} holds a run of {planned} steps, more than "
+                f"the {self.num_steps} asked for: a run can be lengthened, not shortened."
+            )
+        fresh, tree = jax.tree.flatten(self.state)
+        self.state = jax.tree.unflatten(tree, map(as_it_was, saved["state"], fresh))
+        self.losses, self.validation = saved["history"]
+        self.step = int(self.state.step)
+        if planned < self.num_steps:
+            longer = with_num_steps(self.state.opt_state, jnp.asarray(self.num_steps))
+            self.state = self.state._replace(opt_state=longer)
+            self.validation = self.validation[: self.num_epochs]  # the last may have been cut short
 
 
 def finite_mean(losses: np.ndarray) -> float:

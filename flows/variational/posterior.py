@@ -17,7 +17,7 @@ from flows import _checks
 from flows.architectures import real_nvp
 from flows.bijectors import Chain
 from flows.distributions import Flow, require_flow, require_single
-from flows.training import Program, TrainingState, adam_unless_given, trace, train
+from flows.training import Outcome, Program, TrainingState, adam_unless_given, trace, train
 from flows.variational.diagnostics import Diagnostics, diagnose
 from flows.variational.laplace import laplace_start
 from flows.variational.objectives import reverse_kl
@@ -25,24 +25,19 @@ from flows.variational.objectives import reverse_kl
 NUM_DIAGNOSTIC_DRAWS = 10_000
 
 
-@dataclasses.dataclass(frozen=True)
-class Posterior:
-    """A fitted variational posterior.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Posterior(Outcome):
+    """A fitted variational posterior, and how it went: see also `flows.training.Outcome`.
 
     Attributes:
         flow: q, a distribution on R^D.
-        history: {"elbo": ...}, the ELBO estimate of every step in nats (NaN where a step was
-            skipped).
+        losses: Minus the ELBO estimate of every step, in nats.
+        history: {"elbo": ...}, the ELBO estimate of every step.
         diagnostics: ELBO, log evidence, effective sample size and k-hat on fresh draws.
-        stop_reason: "finished", "plateau" (`stop_early`) or "interrupted" (Ctrl-C).
-        num_skipped: Steps skipped because what they gave was not finite.
     """
 
     flow: Flow
-    history: dict[str, np.ndarray]
     diagnostics: Diagnostics
-    stop_reason: str
-    num_skipped: int
 
     def sample(self, *, seed: jax.Array, sample_shape: int | tuple[int, ...] = ()) -> jax.Array:
         """Draws points [*sample_shape, D]."""
@@ -104,9 +99,9 @@ def fit_posterior(
         ema_decay: If given, e.g. 0.999, the posterior is an exponential moving average of the
             parameters.
         mesh: Devices to split the draws over, by its axis "data"; an axis "model" splits large
-            weights. By default all devices, if they can share the draws equally.
+            weights. Without one it takes ALL devices, if they can share the draws equally.
         checkpoint_dir: Where to save the run now and then. The same call, after the process was
-            killed, goes on from there.
+            killed, goes on from there; with more steps, the run there is lengthened.
         callback: Called a few times a second with a `flows.training.TrainingState`.
         progress: Whether to show a bar, or in a log file a line now and then.
 
@@ -170,11 +165,12 @@ def fit_posterior(
     if not diagnostics.trustworthy:
         warnings.warn(f"The posterior is not to be trusted:\n{diagnostics}", stacklevel=2)
     return Posterior(
-        result.module,
-        {"elbo": -result.losses},
-        diagnostics,
-        result.stop_reason,
-        result.num_skipped,
+        flow=result.module,
+        losses=result.losses,
+        history={"elbo": -result.losses},
+        diagnostics=diagnostics,
+        stop_reason=result.stop_reason,
+        num_skipped=result.num_skipped,
     )
 
 
