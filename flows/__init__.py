@@ -2,14 +2,15 @@
 
 from flows import bijectors, conditioners, distributions, divergences, training
 from flows._version import __version__
-from flows.architectures import iaf, maf, real_nvp
+from flows.architectures import iaf, maf, ncsf, nsf, real_nvp
 from flows.density import FitResult, fit
 from flows.distillation import DistillReport, DistillResult, distill
-from flows.distributions import DiagonalNormal, Flow, StandardNormal, StudentT
+from flows.distributions import CircularUniform, DiagonalNormal, Flow, StandardNormal, StudentT
 from flows.serialization import load, save
 from flows.variational import Posterior, fit_posterior
 
 __all__ = [
+    "CircularUniform",
     "DiagonalNormal",
     "DistillReport",
     "DistillResult",
@@ -29,6 +30,8 @@ __all__ = [
     "iaf",
     "load",
     "maf",
+    "ncsf",
+    "nsf",
     "real_nvp",
     "save",
     "training",

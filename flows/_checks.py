@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Collection
+from numbers import Real
 from typing import Any
 
 import jax
@@ -13,13 +14,23 @@ from flows import _disk
 STEPS_KEPT = 350  # of rounding, in the range of a column: fewer spoil it
 
 
-def positive_int(name: str, value: Any) -> int:
-    """Returns `value` as an int, or raises if it is not a whole number of at least 1."""
+def positive_int(name: str, value: Any, least: int = 1) -> int:
+    """Returns `value` as an int, or raises if it is not a whole number of at least 1 (`least`)."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise TypeError(f"{name} must be an int of at least 1, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
+        raise TypeError(f"{name} must be an int of at least {least}, got {value!r}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")
     return int(value)
+
+
+def positive(name: str, value: Any) -> float:
+    """Returns `value` as a float, or raises if it is not a positive and finite number."""
+    if isinstance(value, bool) or not isinstance(value, Real | np.number | jax.Array):
+        raise TypeError(f"{name} must be a number, got {value!r}.")
+    number = float(value)
+    if not 0 < number < np.inf:
+        raise ValueError(f"{name} must be positive and finite, got {value}.")
+    return number
 
 
 def floats(value: Any) -> jax.Array:

@@ -65,6 +65,20 @@ BIJECTORS = {
         D, context_size=C, rngs=rngs, **NETWORK
     ),
     "coupling circle embed": lambda rngs: fb.Coupling(D, context_size=C, rngs=rngs, **NETWORK),
+    **{
+        f"{kind} {name}": lambda rngs, layer=layer, transformer=transformer: layer(
+            D, hidden_sizes=(16,), transformer=transformer, context_size=C, rngs=rngs
+        )
+        for name, transformer in {
+            "spline": fb.RationalQuadraticSpline(num_bins=4, bound=2.0),
+            "circular": fb.CircularSpline(num_bins=4),
+            "logistics": fb.MixtureOfLogistics(num_components=3),
+        }.items()
+        for kind, layer in {
+            "coupling": fb.Coupling,
+            "autoregressive": fb.MaskedAutoregressive,
+        }.items()
+    },
     "inverse": lambda rngs: fb.Inverse(fb.MaskedAutoregressive(D, hidden_sizes=(16,), rngs=rngs)),
     "chain context": lambda rngs: fb.Chain(
         [
@@ -108,6 +122,19 @@ FLOWS = {
             "base": flows.StudentT(D), "transformer": fb.Affine(max_log_scale=2.0),
         },
     }.items()
+} | {
+    "nsf": lambda rngs: flows.nsf(D, num_layers=2, hidden_sizes=(16,), rngs=rngs),
+    "nsf autoregressive context": lambda rngs: flows.nsf(
+        D, autoregressive=True, num_layers=2, hidden_sizes=(16,), context_size=C, rngs=rngs
+    ),
+    "nsf D=1": lambda rngs: flows.nsf(1, num_layers=2, hidden_sizes=(16,), rngs=rngs),
+    "ncsf": lambda rngs: flows.ncsf(
+        D, autoregressive=True, num_layers=2, hidden_sizes=(16,), rngs=rngs
+    ),
+    "ncsf context": lambda rngs: flows.ncsf(
+        2, num_layers=2, hidden_sizes=(16,), context_size=C, rngs=rngs,
+        standardize_with=(jnp.zeros((9, 2)), 3 + jax.random.normal(jax.random.key(9), (9, C))),
+    ),
 }  # fmt: skip
 
 

@@ -14,67 +14,6 @@ from flows.distillation.layerwise import iaf_twin, matching_loss, same_layout
 KEY = jax.random.key(0)
 
 
-class Spline(fb.Transformer):
-    """Rational-quadratic spline on [-bound, bound], the identity beyond (arXiv:1906.04032)."""
-
-    def __init__(self, num_bins: int = 5, bound: float = 4.0):
-        self.num_bins, self.bound = num_bins, bound
-
-    @property
-    def num_params(self):
-        return 3 * self.num_bins - 1
-
-    def _knots(self, params):
-        widths, heights, slopes = jnp.split(params, [self.num_bins, 2 * self.num_bins], axis=-1)
-
-        def positions(raw):
-            share = 1e-3 + (1 - 1e-3 * self.num_bins) * jax.nn.softmax(raw)
-            inner = 2 * self.bound * jnp.cumsum(share[..., :-1], axis=-1) - self.bound
-            ends = jnp.full((*raw.shape[:-1], 1), self.bound, raw.dtype)
-            return jnp.concatenate([-ends, inner, ends], axis=-1)
-
-        one = jnp.ones((*slopes.shape[:-1], 1), slopes.dtype)
-        slopes = 1e-3 + (1 - 1e-3) * jax.nn.softplus(slopes + np.log(np.e - 1))
-        slopes = jnp.concatenate([one, slopes, one], axis=-1)
-        return positions(widths), positions(heights), slopes
-
-    def _map(self, value, params, *, inverse):
-        xs, ys, slopes = self._knots(params)
-        inside = jnp.abs(value) < self.bound
-        value = jnp.where(inside, value, 0.0)
-        knots = ys if inverse else xs
-        here = (value[..., None] >= knots[..., :-1]) & (value[..., None] < knots[..., 1:])
-        pick = lambda array: jnp.where(here, array, 0).sum(-1)
-        x0, y0, d0, d1 = (
-            pick(xs[..., :-1]),
-            pick(ys[..., :-1]),
-            pick(slopes[..., :-1]),
-            pick(slopes[..., 1:]),
-        )
-        width, height = pick(jnp.diff(xs)), pick(jnp.diff(ys))
-        s = height / width
-        bend = d0 + d1 - 2 * s
-        if inverse:
-            t = value - y0
-            a, b, c = height * (s - d0) + t * bend, height * d0 - t * bend, -s * t
-            u = 2 * c / (-b - jnp.sqrt(jnp.maximum(b**2 - 4 * a * c, 1e-12)))
-        else:
-            u = (value - x0) / width
-        below = s + bend * u * (1 - u)
-        log_slope = 2 * jnp.log(s) + jnp.log(d1 * u**2 + 2 * s * u * (1 - u) + d0 * (1 - u) ** 2)
-        log_slope = log_slope - 2 * jnp.log(below)
-        out = x0 + u * width if inverse else y0 + height * (s * u**2 + d0 * u * (1 - u)) / below
-        return inside, out, log_slope
-
-    def forward_and_log_det(self, x, params):
-        inside, y, log_slope = self._map(x, params, inverse=False)
-        return jnp.where(inside, y, x), jnp.where(inside, log_slope, 0)
-
-    def inverse_and_log_det(self, y, params):
-        inside, x, log_slope = self._map(y, params, inverse=True)
-        return jnp.where(inside, x, y), jnp.where(inside, -log_slope, 0)
-
-
 class Sinh(fb.NumericInverse):
     """T(x) = x + e^a (sinh(x - b) + sinh(b)) - ..., with tails that Newton alone overshoots."""
 
@@ -86,11 +25,19 @@ class Sinh(fb.NumericInverse):
         return x + a * (jnp.sinh(x - b) + jnp.sinh(b)), jnp.log1p(a * jnp.cosh(x - b))
 
 
-OWN = {"spline": Spline(), "numeric": Sinh()}
-own = pytest.mark.parametrize("transformer", OWN.values(), ids=OWN.keys())
+# A new transformer is one line here.
+TRANSFORMERS = {
+    "spline": fb.RationalQuadraticSpline(num_bins=5, bound=4.0),
+    "circular": fb.CircularSpline(num_bins=5),
+    "logistics": fb.MixtureOfLogistics(num_components=3),
+    "of one's own": Sinh(),
+}
+all_transformers = pytest.mark.parametrize(
+    "transformer", TRANSFORMERS.values(), ids=TRANSFORMERS.keys()
+)
 
 
-@own
+@all_transformers
 def test_parameters_0_are_the_identity(transformer):
     x = jnp.linspace(-6, 6, 101)
     y, log_det = transformer.forward_and_log_det(x, jnp.zeros((101, transformer.num_params)))
@@ -98,7 +45,21 @@ def test_parameters_0_are_the_identity(transformer):
     np.testing.assert_allclose(log_det, 0, atol=1e-6)
 
 
-@own
+@all_transformers
+def test_parameters_broadcast_against_points(transformer):
+    params = jax.random.normal(KEY, (3, transformer.num_params))
+    for size in (1, 2, 4, 7, 50):  # the numbers of pieces and of components are among these
+        x = jax.random.normal(jax.random.key(1), (size, 3))
+        each = [transformer.forward_and_log_det(x[:, i], params[i]) for i in range(3)]
+        whole = transformer.forward_and_log_det(x, params)
+        back = transformer.inverse_and_log_det(whole[0], params)
+        np.testing.assert_allclose(np.stack(each, axis=-1), whole, atol=1e-5)
+        np.testing.assert_allclose(back[0], x, atol=1e-4)
+    layer = perturbed(fb.Elementwise(3, transformer))
+    np.testing.assert_allclose(layer.inverse(layer.forward(x)), x, atol=1e-4)
+
+
+@all_transformers
 @pytest.mark.parametrize("architecture", [flows.maf, flows.iaf, flows.real_nvp])
 def test_a_transformer_goes_into_every_architecture_and_into_files(
     transformer, architecture, tmp_path
@@ -120,23 +81,107 @@ def test_a_transformer_goes_into_every_architecture_and_into_files(
         np.testing.assert_array_equal(flows.load(tmp_path / "a").log_prob(x), flow.log_prob(x))
 
 
-@own
+@all_transformers
 def test_divergences_of_parameters(transformer):
-    p, q = 0.5 * jax.random.normal(KEY, (2, 200, transformer.num_params))
+    p, q = 0.5 * jax.random.normal(KEY, (2, 50, transformer.num_params))
     np.testing.assert_allclose(transformer.divergence(p, p), 0, atol=1e-5)
     assert (transformer.divergence(p, q) > 0).all()
     np.testing.assert_allclose(
         transformer.divergence(p, q), transformer.divergence(q, p), rtol=1e-4
     )
 
+    on_circle = isinstance(transformer, fb.CircularSpline)
+    log_density = (lambda z: 0.0) if on_circle else (lambda z: -0.5 * z**2)
+
     def log_ratio(first, second, z):
         x, log_det = transformer.forward_and_log_det(z, first[:, None])
         back, log_det_back = transformer.inverse_and_log_det(x, second[:, None])
-        return 0.5 * (back**2 - z**2) - log_det - log_det_back
+        return log_density(z) - log_density(back) - log_det - log_det_back
 
-    z = jax.random.normal(jax.random.key(1), (200, 4000))
+    z = jax.random.normal(jax.random.key(1), (50, 2000))
+    if on_circle:
+        z = jnp.pi * (2 * jax.scipy.stats.norm.cdf(z) - 1)
     exact = (log_ratio(p, q, z) + log_ratio(q, p, z)).mean(-1)
     np.testing.assert_allclose(transformer.divergence(p, q).mean(), exact.mean(), rtol=0.1)
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0, 100.0, 1e30])
+@pytest.mark.parametrize(
+    "transformer",
+    [
+        fb.RationalQuadraticSpline(),
+        fb.RationalQuadraticSpline(num_bins=2, bound=1e-3),
+        fb.RationalQuadraticSpline(num_bins=30, bound=100.0),
+        fb.CircularSpline(),
+        fb.CircularSpline(num_bins=2),
+        fb.MixtureOfLogistics(),
+    ],
+    ids=lambda t: f"{type(t).__name__}-{t.num_params}",
+)
+def test_no_parameters_and_no_inputs_give_a_nan(transformer, scale):
+    bound = getattr(transformer, "bound", np.pi)
+    params = scale * jax.random.normal(KEY, (2000, transformer.num_params))
+    x = 1.5 * bound * jax.random.uniform(jax.random.key(1), (2000,), minval=-1, maxval=1)
+    ends = bound * jnp.array([0, 1, -1, 1 - 1e-7, 1e-7 - 1, 1 + 1e-7, 1e4, -1e4, 0.5, -0.25])
+    x = x.at[: len(ends)].set(ends)
+    y, log_det = transformer.forward_and_log_det(x, params)
+
+    def both(x, params):
+        return sum(part.sum() for part in transformer.forward_and_log_det(x, params))
+
+    def both_back(y, params):
+        return sum(part.sum() for part in transformer.inverse_and_log_det(y, params))
+
+    gradients = [jax.grad(f, (0, 1))(v, params) for f, v in [(both, x), (both_back, y)]]
+    for array in jax.tree.leaves((y, log_det, gradients)):
+        assert np.isfinite(array).all()
+    slope = jax.vmap(jax.grad(lambda x, p: transformer.forward_and_log_det(x, p)[0]))(x, params)
+    np.testing.assert_allclose(jnp.log(slope), log_det, atol=1e-4)
+    if scale <= 5 and not isinstance(
+        transformer, fb.MixtureOfLogistics
+    ):  # whose tails are as far as means
+        back, log_det_back = transformer.inverse_and_log_det(y, params)
+        near = np.abs(x) < 2 * bound
+        np.testing.assert_allclose(back[near], x[near], atol=2e-5 * bound)
+        np.testing.assert_allclose(log_det_back[near], -log_det[near], atol=5e-3)
+
+
+def test_splines_are_smooth_at_their_ends_and_periodic_on_the_circle():
+    params = jax.random.normal(KEY, (3 * 8 + 1,))
+    spline = fb.RationalQuadraticSpline(bound=2.0)
+    ends = jnp.array([-2.0, -2.0, 2.0, 2.0]) + jnp.array([-1e-6, 1e-6, -1e-6, 1e-6])
+    y, log_det = spline.forward_and_log_det(ends, params[:23])
+    np.testing.assert_allclose(y, ends, atol=1e-5)
+    np.testing.assert_allclose(log_det, 0, atol=1e-4)
+    angles = jnp.linspace(-3, 3, 7)
+    y, log_det = fb.CircularSpline().forward_and_log_det(angles, params)
+    for turns in (-2, 1, 3):
+        more = 2 * np.pi * turns
+        y_more, log_det_more = fb.CircularSpline().forward_and_log_det(angles + more, params)
+        np.testing.assert_allclose(y_more, y + more, atol=1e-5)
+        np.testing.assert_allclose(log_det_more, log_det, atol=1e-4)
+    seam = jnp.array([-1e-6, 1e-6]) + np.pi
+    y, log_det = fb.CircularSpline().forward_and_log_det(seam, params)
+    assert abs(y[1] - y[0]) < 1e-4
+    assert abs(log_det[1] - log_det[0]) < 1e-3
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "match"),
+    [
+        (lambda: fb.RationalQuadraticSpline(1), ValueError, "num_bins must be at least 2, got 1"),
+        (lambda: fb.RationalQuadraticSpline(8.0), TypeError, "num_bins must be an int of at least"),
+        (lambda: fb.RationalQuadraticSpline(8, 0.0), ValueError, "bound must be positive and fin"),
+        (lambda: fb.RationalQuadraticSpline(8, -1), ValueError, "bound must be positive and finit"),
+        (lambda: fb.RationalQuadraticSpline(8, np.nan), ValueError, "bound must be positive and"),
+        (lambda: fb.RationalQuadraticSpline(8, "5"), TypeError, "bound must be a number, got '5'"),
+        (lambda: fb.CircularSpline(1), ValueError, "num_bins must be at least 2, got 1"),
+        (lambda: fb.MixtureOfLogistics(0), ValueError, "num_components must be at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_of_transformers(make, error, match):
+    with pytest.raises(error, match=match):
+        make()
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("float32", 2e-6), ("float64", 1e-14)])
@@ -185,7 +230,11 @@ def test_derivatives_of_numeric_inverses():
 
 def test_layers_of_any_transformer_match_where_they_are_the_same_map():
     maf = flows.maf(
-        2, num_layers=3, hidden_sizes=(4,), transformer=Spline(), rngs=nnx.Rngs(0)
+        2,
+        num_layers=3,
+        hidden_sizes=(4,),
+        transformer=fb.RationalQuadraticSpline(5),
+        rngs=nnx.Rngs(0),
     ).bijector
     constant = lambda b: jax.tree.map(  # without inputs, MAF and IAF networks are alike
         lambda a: jnp.broadcast_to(0.1 * jnp.arange(a.shape[-1]), a.shape) * (a.ndim == 2), b
@@ -224,12 +273,18 @@ def test_a_twin_keeps_the_arrays_of_a_transformer():
 @pytest.mark.slow
 def test_a_spline_is_distilled_layer_by_layer():
     teacher = perturbed(
-        flows.maf(2, num_layers=2, hidden_sizes=(16,), transformer=Spline(), rngs=nnx.Rngs(0)),
+        flows.maf(
+            2,
+            num_layers=2,
+            hidden_sizes=(16,),
+            transformer=fb.RationalQuadraticSpline(5),
+            rngs=nnx.Rngs(0),
+        ),
     )
     result = flows.distill(teacher, key=KEY, num_steps=1500, progress=False)
     layer = result.student.bijector.layers.bijectors[0]
     assert isinstance(layer, fb.MaskedAutoregressive)
-    assert isinstance(layer.transformer, Spline)
+    assert isinstance(layer.transformer, fb.RationalQuadraticSpline)
     untrained = flows.iaf(2, num_layers=2, rngs=nnx.Rngs(1))
     before = flows.divergences.kl(untrained, teacher, key=KEY).value
     assert result.report.kl_student_teacher.value < 0.2 < 2.0 < before

@@ -5,16 +5,25 @@ from flows.bijectors.base import Bijector, Buffer
 from flows.bijectors.composition import Chain, Composite, Inverse, Stack
 from flows.bijectors.contexts import Conditioned, StandardizedContext
 from flows.bijectors.coupling import Coupling
-from flows.bijectors.elementwise import Elementwise
+from flows.bijectors.elementwise import Elementwise, Wrap
 from flows.bijectors.linear import TriangularAffine
 from flows.bijectors.permutation import Permutation, Reverse
-from flows.bijectors.transformers import Affine, Inverted, NumericInverse, Transformer
+from flows.bijectors.transformers import (
+    Affine,
+    CircularSpline,
+    Inverted,
+    MixtureOfLogistics,
+    NumericInverse,
+    RationalQuadraticSpline,
+    Transformer,
+)
 
 __all__ = [
     "Affine",
     "Bijector",
     "Buffer",
     "Chain",
+    "CircularSpline",
     "Composite",
     "Conditioned",
     "Coupling",
@@ -22,11 +31,14 @@ __all__ = [
     "Inverse",
     "Inverted",
     "MaskedAutoregressive",
+    "MixtureOfLogistics",
     "NumericInverse",
     "Permutation",
+    "RationalQuadraticSpline",
     "Reverse",
     "Stack",
     "StandardizedContext",
     "Transformer",
     "TriangularAffine",
+    "Wrap",
 ]

@@ -1,5 +1,7 @@
 """Maps that act on each coordinate alone."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -44,3 +46,33 @@ class Elementwise(Bijector):
     ) -> tuple[jax.Array, jax.Array]:
         x, log_det = self.transformer.inverse_and_log_det(y, self.params[...])
         return x, jnp.broadcast_to(log_det, y.shape).sum(axis=-1)
+
+
+class Wrap(Bijector):
+    """The map of angles to [-pi, pi): x + 2 pi k, and back to any of the angles that it stands for.
+
+    It is the last layer of a flow on the circle, whose layers before it and whose base take x and
+    x + 2 pi for the same (see `flows.ncsf`); only there is it invertible.
+
+    Args:
+        event_size: Size of the vectors.
+
+    Cost: negligible in both directions.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> Wrap(2).forward(jnp.array([1.0, 1.0 + 2 * jnp.pi])).round(4).tolist()
+        [1.0, 1.0]
+    """
+
+    def _forward_and_log_det(
+        self, x: jax.Array, context: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        angle = jnp.remainder(x + math.pi, 2 * math.pi) - math.pi
+        angle = jnp.where(angle < math.pi, angle, -math.pi)  # where rounding went round
+        return angle, jnp.zeros_like(x[..., 0])
+
+    def _inverse_and_log_det(
+        self, y: jax.Array, context: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        return y, jnp.zeros_like(y[..., 0])

@@ -1,9 +1,16 @@
 """Distributions: flows and their bases, each an nnx module and a distrax distribution."""
 
-from flows.distributions.bases import DiagonalNormal, Distribution, StandardNormal, StudentT
+from flows.distributions.bases import (
+    CircularUniform,
+    DiagonalNormal,
+    Distribution,
+    StandardNormal,
+    StudentT,
+)
 from flows.distributions.flow import Flow, require_flow, require_single
 
 __all__ = [
+    "CircularUniform",
     "DiagonalNormal",
     "Distribution",
     "Flow",

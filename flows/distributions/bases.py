@@ -1,5 +1,6 @@
 """Base distributions over vectors. They own their few parameters; nothing is stored twice."""
 
+import math
 from typing import Any
 
 import distrax
@@ -156,6 +157,33 @@ class StudentT(Distribution):
         scale = jnp.exp(self.log_scale[...])
         value = self._points("value", value)
         return stats.t.logpdf(value, self.df, self.loc[...], scale).sum(axis=-1)
+
+
+class CircularUniform(Distribution):
+    """Independent angles, uniform on the circle: x and x + 2 pi are the same point.
+
+    Draws lie in [-pi, pi); the density is (2 pi)^-event_size at any angle.
+
+    Args:
+        event_size: Number of angles.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> round(float(CircularUniform(1).log_prob(jnp.array([10.0]))), 4)
+        -1.8379
+    """
+
+    def from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
+        angles = math.pi * (2 * stats.norm.cdf(self._points("noise", noise)) - 1)
+        return angles, self.log_prob(angles)
+
+    def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
+        return jax.random.uniform(key, (n, self.event_size), minval=-math.pi, maxval=math.pi)
+
+    def log_prob(self, value: jax.Array) -> jax.Array:
+        """Log density at value [..., event_size]; NaN where a value is not finite."""
+        flat = 0.0 * self._points("value", value) - math.log(2 * math.pi)
+        return flat.sum(axis=-1)
 
 
 def _as_distrax(dist: StandardNormal | DiagonalNormal) -> distrax.MultivariateNormalDiag:

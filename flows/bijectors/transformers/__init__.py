@@ -2,6 +2,17 @@
 
 from flows.bijectors.transformers.affine import Affine
 from flows.bijectors.transformers.base import Inverted, Transformer, require_transformer
+from flows.bijectors.transformers.logistics import MixtureOfLogistics
 from flows.bijectors.transformers.numeric import NumericInverse
+from flows.bijectors.transformers.rational_quadratic import CircularSpline, RationalQuadraticSpline
 
-__all__ = ["Affine", "Inverted", "NumericInverse", "Transformer", "require_transformer"]
+__all__ = [
+    "Affine",
+    "CircularSpline",
+    "Inverted",
+    "MixtureOfLogistics",
+    "NumericInverse",
+    "RationalQuadraticSpline",
+    "Transformer",
+    "require_transformer",
+]

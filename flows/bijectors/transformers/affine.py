@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from flows.bijectors.transformers.base import Transformer
+from flows.bijectors.transformers.base import Transformer, soft_clip
 
 
 class Affine(Transformer):
@@ -34,7 +34,7 @@ class Affine(Transformer):
     def shift_and_log_scale(self, params: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Splits parameters [..., 2] into the shift [...] and the bounded log scale [...]."""
         shift, raw = params[..., 0], params[..., 1]
-        return shift, raw / (1 + jnp.abs(raw) / self.max_log_scale)
+        return shift, soft_clip(raw, self.max_log_scale)
 
     def forward_and_log_det(self, x: jax.Array, params: jax.Array) -> tuple[jax.Array, jax.Array]:
         shift, log_scale = self.shift_and_log_scale(params)

@@ -5,6 +5,8 @@ number of parameters it wants for each coordinate. At parameters 0 it is the ide
 """
 
 import abc
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +15,23 @@ import numpy as np
 from flows._recipes import Recorded
 
 NUM_NODES = 16
-_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(NUM_NODES)
-_WEIGHTS = _WEIGHTS / _WEIGHTS.sum()
+
+
+class Reference(NamedTuple):
+    """The noise that divergences of transformers are of: nodes, weights, log density (+ const)."""
+
+    nodes: np.ndarray
+    weights: np.ndarray
+    log_density: Callable[[jax.Array], jax.Array]
+
+
+_nodes, _weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)
+NORMAL = Reference(_nodes, _weights / _weights.sum(), lambda z: -0.5 * z**2)
+CIRCLE = Reference(
+    2 * np.pi * (np.arange(NUM_NODES) + 0.5) / NUM_NODES - np.pi,
+    np.full(NUM_NODES, 1 / NUM_NODES),
+    lambda z: jnp.zeros_like(z),
+)
 
 
 class Transformer(Recorded):
@@ -24,6 +41,8 @@ class Transformer(Recorded):
     on each coordinate by its own parameters and keep no arrays of a given number of coordinates:
     the inverse of an autoregressive layer calls them on one coordinate at a time.
     """
+
+    reference = NORMAL
 
     @property
     def is_affine(self) -> bool:
@@ -46,8 +65,8 @@ class Transformer(Recorded):
     def divergence(self, p: jax.Array, q: jax.Array) -> jax.Array:
         r"""Jeffreys divergence, KL(P || Q) + KL(Q || P), of T(z; p) and T(z; q), z ~ N(0, 1).
 
-        With r = log p(x) - log q(x) it is the mean of 2 r tanh(r / 2) over (P + Q) / 2, here by
-        Gauss-Hermite quadrature: no term is negative, and none grows faster than r.
+        On the circle z is uniform. With r = log p(x) - log q(x) it is the mean of 2 r tanh(r / 2)
+        over (P + Q) / 2, here by quadrature: no term is negative, and none grows faster than r.
 
         Args:
             p: Parameters [..., num_params].
@@ -60,12 +79,13 @@ class Transformer(Recorded):
         """
 
         def half(p: jax.Array, q: jax.Array) -> jax.Array:
-            z = jnp.asarray(_NODES, p.dtype)
+            z = jnp.asarray(nodes, p.dtype)
             x, log_det = self.forward_and_log_det(z, p)
             z_q, log_det_q = self.inverse_and_log_det(x, q)
-            log_ratio = 0.5 * (z_q**2 - z**2) - log_det - log_det_q
-            return (log_ratio * jnp.tanh(log_ratio / 2)) @ jnp.asarray(_WEIGHTS, p.dtype)
+            log_ratio = log_density(z) - log_density(z_q) - log_det - log_det_q
+            return (log_ratio * jnp.tanh(log_ratio / 2)) @ jnp.asarray(weights, p.dtype)
 
+        nodes, weights, log_density = self.reference
         p, q = p[..., None, :], q[..., None, :]
         return half(p, q) + half(q, p)
 
@@ -93,6 +113,10 @@ class Inverted(Transformer):
     def is_affine(self) -> bool:
         return self.transformer.is_affine
 
+    @property
+    def reference(self) -> Reference:  # type: ignore[override]
+        return self.transformer.reference
+
     def inverted(self) -> Transformer:
         return self.transformer
 
@@ -101,6 +125,17 @@ class Inverted(Transformer):
 
     def inverse_and_log_det(self, y: jax.Array, params: jax.Array) -> tuple[jax.Array, jax.Array]:
         return self.transformer.forward_and_log_det(y, params)
+
+
+def soft_clip(raw: jax.Array, limit: float) -> jax.Array:
+    """A smooth map onto (-limit, limit), with slope 1 at 0."""
+    return raw / (1 + jnp.abs(raw) / limit)
+
+
+def by_parameter(params: jax.Array, x: jax.Array) -> jax.Array:
+    """Parameters [num_params, ...], each of which broadcasts against x: loops over long rows."""
+    missing = max(0, jnp.ndim(x) + 1 - params.ndim)
+    return jnp.moveaxis(params.reshape((1,) * missing + params.shape), -1, 0)
 
 
 def require_transformer(name: str, value: object) -> None:

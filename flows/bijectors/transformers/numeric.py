@@ -16,7 +16,8 @@ class NumericInverse(Transformer):
     9.4). Its derivatives, of any order, are those of the implicit function theorem.
 
     Cost: about ten evaluations of T for the inverse of a point. A batch waits for its slowest one,
-    where rounding in T ends Newton's progress and the bracket is halved to its end: 40 to 60.
+    where rounding in T ends Newton's progress and the bracket is halved to its end: about 45 in
+    float32 and 80 in float64.
     """
 
     def inverse_and_log_det(self, y: jax.Array, params: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -32,41 +33,45 @@ def _preimage(transformer: Transformer, y: jax.Array, params: jax.Array) -> jax.
     excess = lambda x: transformer.forward_and_log_det(x, params)[0] - y
 
     def widen(carry):
-        low, high, width = carry
-        width = 2 * width
-        return (
-            jnp.where(excess(low) > 0, low - width, low),
-            jnp.where(excess(high) < 0, high + width, high),
-            width,
-        )
+        low, high, width, _ = carry
+        too_high, too_low = excess(low) > 0, excess(high) < 0
+        low, high = jnp.where(too_high, low - width, low), jnp.where(too_low, high + width, high)
+        return low, high, 4 * width, (too_high | too_low).any()
 
     def too_narrow(carry):
-        low, high, width = carry
-        outside = (excess(low) > 0) | (excess(high) < 0)
-        return outside.any() & jnp.isfinite(width)
+        _, _, width, outside = carry
+        return outside & jnp.isfinite(width)
 
-    low, high, _ = jax.lax.while_loop(too_narrow, widen, (y - 1, y + 1, jnp.ones((), y.dtype)))
+    start = y - 1, y + 1, jnp.full((), 2.0, y.dtype), jnp.asarray(True)
+    low, high, _, _ = jax.lax.while_loop(too_narrow, widen, start)
 
     epsilon = jnp.finfo(y.dtype).eps
 
+    # Told from the numbers as stored: the compiler may round what they came from in two ways.
+    def moving(carry):
+        _, _, _, x, before, going = carry
+        return going & (jnp.abs(x - before) > epsilon * jnp.abs(before))
+
     def narrow(carry):
-        iteration, low, high, x, last, moving = carry
+        iteration, low, high, x, before, _ = carry
         value, log_slope = transformer.forward_and_log_det(x, params)
         low, high = jnp.where(value > y, low, x), jnp.where(value > y, x, high)
         newton = (y - value) * jnp.exp(-log_slope)
         halve = _between(low, high) - x
-        fast = (low <= x + newton) & (x + newton <= high) & (2 * jnp.abs(newton) <= jnp.abs(last))
+        fast = (low <= x + newton) & (x + newton <= high)
+        fast = fast & (2 * jnp.abs(newton) <= jnp.abs(x - before))
         fast = fast & ((newton != 0) | (value == y))  # a slope that overflows makes steps of 0
-        step = jnp.where(moving, jnp.where(fast, newton, halve), 0)
-        moving = moving & (jnp.abs(step) > epsilon * jnp.abs(x))
-        return iteration + 1, low, high, x + step, step, moving
+        going = moving(carry)
+        after = jnp.where(going, x + jnp.where(fast, newton, halve), x)
+        return iteration + 1, low, high, after, x, going
 
-    def moves(carry):
-        return carry[-1].any() & (carry[0] < MAX_ITERATIONS)
+    def unfinished(carry):
+        return moving(carry).any() & (carry[0] < MAX_ITERATIONS)
 
-    start = 0, low, high, low + (high - low) / 2, high - low, jnp.ones(shape, bool)
-    _, _, _, x, _, moving = jax.lax.while_loop(moves, narrow, start)
-    x = jnp.where(moving | jnp.isnan(excess(x)), jnp.nan, x)
+    half = low + (high - low) / 2
+    begin = 0, low, high, half, low - (high - low), jnp.ones(shape, bool)
+    end = jax.lax.while_loop(unfinished, narrow, begin)
+    x = jnp.where(moving(end) | jnp.isnan(excess(end[3])), jnp.nan, end[3])
     return jnp.where(jnp.isinf(y), y, x)
 
 

@@ -1,32 +1,14 @@
-"""Ready-made flows. Each is a stack of equal layers between noise and data."""
+"""Masked and inverse autoregressive flows."""
 
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 from flax import nnx
 
-from flows import _checks
-from flows.bijectors import (
-    Affine,
-    Bijector,
-    Chain,
-    Coupling,
-    Inverse,
-    Inverted,
-    MaskedAutoregressive,
-    Permutation,
-    Reverse,
-    Stack,
-    StandardizedContext,
-    Transformer,
-)
-from flows.bijectors.linear import column_moments, whitening
-from flows.conditioners import MLP, MaskedMLP
-from flows.distributions import Distribution, Flow, StandardNormal
-
-PERMUTATIONS = ("random", "reverse")
+from flows.architectures.base import stacked
+from flows.bijectors import Affine, Bijector, Inverse, MaskedAutoregressive, Transformer
+from flows.conditioners import MaskedMLP
+from flows.distributions import Distribution, Flow
 
 
 def maf(
@@ -92,7 +74,7 @@ def maf(
             MaskedAutoregressive(
                 event_size,
                 context_size=context_size,
-                transformer=Inverted(transformer),
+                transformer=transformer.inverted(),
                 conditioner=conditioner,
                 inverse=inverse,
                 rngs=rngs,
@@ -100,7 +82,7 @@ def maf(
             )
         )
 
-    return _flow(event_size, layer, num_layers, base, permutation, standardize_with, rngs)
+    return stacked(event_size, layer, num_layers, base, permutation, standardize_with, rngs)
 
 
 def iaf(
@@ -143,88 +125,4 @@ def iaf(
             **network,
         )
 
-    return _flow(event_size, layer, num_layers, base, permutation, standardize_with, rngs)
-
-
-def real_nvp(
-    event_size: int,
-    *,
-    num_layers: int = 8,
-    context_size: int | None = None,
-    transformer: Transformer | None = None,
-    base: Distribution | None = None,
-    permutation: str = "random",
-    conditioner: Callable[..., Any] = MLP,
-    standardize_with: Any = None,
-    rngs: nnx.Rngs,
-    **network: Any,
-) -> Flow:
-    r"""RealNVP: in each layer half of z passes, the other half becomes T(z_b; theta(z_a)).
-
-    Source: Dinh et al. 2017, arXiv:1605.08803. Arguments, returns and errors are those of `maf`.
-
-    Cost: one network pass a layer in both directions.
-
-    Example:
-        >>> import flows, jax
-        >>> from flax import nnx
-        >>> flow = flows.real_nvp(1, context_size=2, rngs=nnx.Rngs(0))
-        >>> flow.condition(jax.numpy.ones((5, 2))).sample(seed=jax.random.key(0)).shape
-        (5, 1)
-    """
-
-    def layer(rngs: nnx.Rngs) -> Bijector:
-        return Coupling(
-            event_size,
-            context_size=context_size,
-            transformer=transformer,
-            conditioner=conditioner,
-            rngs=rngs,
-            **network,
-        )
-
-    return _flow(event_size, layer, num_layers, base, permutation, standardize_with, rngs)
-
-
-def _flow(
-    event_size: int,
-    make_layer: Callable[[nnx.Rngs], Bijector],
-    num_layers: int,
-    base: Distribution | None,
-    permutation: str,
-    standardize_with: Any,
-    rngs: nnx.Rngs,
-) -> Flow:
-    """Stacks permute-then-map layers, and puts the whitening of the data in front."""
-    _checks.positive_int("event_size", event_size)
-    _checks.one_of("permutation", permutation, PERMUTATIONS)
-    if not isinstance(rngs, nnx.Rngs):
-        raise TypeError(f"rngs must be an nnx.Rngs such as nnx.Rngs(0), got {rngs!r}.")
-
-    def permuted_layer(rngs: nnx.Rngs) -> Bijector:
-        permute: Bijector = Reverse(event_size)
-        if permutation == "random":
-            permute = Permutation(jax.random.permutation(rngs.params(), event_size))
-        return Chain([make_layer(rngs), permute])
-
-    stack = Stack(permuted_layer, num_layers, rngs=rngs)
-    if permutation == "random":
-        # Every second order is a reversal: a coupling then maps what its neighbour passes, and no
-        # coordinate is left out by chance.
-        order = stack.layers.bijectors[1].order
-        order[...] = order[...].at[::2].set(jnp.arange(event_size - 1, -1, -1))
-    bijector: Bijector = stack
-    if standardize_with is not None:
-        bijector = _standardized(bijector, standardize_with)
-    return Flow(StandardNormal(event_size) if base is None else base, bijector)
-
-
-def _standardized(bijector: Bijector, data: Any) -> Bijector:
-    """Whitens the data, and standardises the context where one is given."""
-    x, context = _checks.pair("standardize_with", data)
-    if context is not None:
-        name = "standardize_with[1]"
-        _checks.context_wanted(name, True, bijector.context_size)
-        loc, scale = column_moments(name, context, bijector.context_size)
-        bijector = StandardizedContext(bijector, loc, scale)
-    return Chain([whitening(x, bijector.event_size), bijector])
+    return stacked(event_size, layer, num_layers, base, permutation, standardize_with, rngs)

@@ -1,0 +1,7 @@
+"""Ready-made flows. Each is a stack of equal layers between noise and data."""
+
+from flows.architectures.autoregressive import iaf, maf
+from flows.architectures.coupling import real_nvp
+from flows.architectures.splines import ncsf, nsf
+
+__all__ = ["iaf", "maf", "ncsf", "nsf", "real_nvp"]
