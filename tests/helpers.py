@@ -127,7 +127,6 @@ FLOWS = {
     "nsf autoregressive context": lambda rngs: flows.nsf(
         D, autoregressive=True, num_layers=2, hidden_sizes=(16,), context_size=C, rngs=rngs
     ),
-    "nsf D=1": lambda rngs: flows.nsf(1, num_layers=2, hidden_sizes=(16,), rngs=rngs),
     "ncsf": lambda rngs: flows.ncsf(
         D, autoregressive=True, num_layers=2, hidden_sizes=(16,), rngs=rngs
     ),

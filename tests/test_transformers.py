@@ -9,6 +9,7 @@ from helpers import perturbed
 
 import flows
 from flows import bijectors as fb
+from flows.conditioners import circle
 from flows.distillation.layerwise import iaf_twin, matching_loss, same_layout
 
 KEY = jax.random.key(0)
@@ -271,20 +272,44 @@ def test_a_twin_keeps_the_arrays_of_a_transformer():
 
 
 @pytest.mark.slow
-def test_a_spline_is_distilled_layer_by_layer():
+@pytest.mark.parametrize(
+    ("transformer", "options"),
+    [
+        (fb.RationalQuadraticSpline(5), {}),
+        (fb.CircularSpline(5), {"features": circle, "base": flows.CircularUniform(2)}),
+        (fb.MixtureOfLogistics(3), {}),
+        (fb.Inverted(fb.MixtureOfLogistics(3)), {}),
+    ],
+)
+def test_any_transformer_is_distilled_layer_by_layer(transformer, options):
     teacher = perturbed(
         flows.maf(
             2,
             num_layers=2,
             hidden_sizes=(16,),
-            transformer=fb.RationalQuadraticSpline(5),
+            transformer=transformer,
             rngs=nnx.Rngs(0),
+            **options,
         ),
     )
     result = flows.distill(teacher, key=KEY, num_steps=1500, progress=False)
     layer = result.student.bijector.layers.bijectors[0]
     assert isinstance(layer, fb.MaskedAutoregressive)
-    assert isinstance(layer.transformer, fb.RationalQuadraticSpline)
-    untrained = flows.iaf(2, num_layers=2, rngs=nnx.Rngs(1))
+    assert type(layer.transformer) is type(transformer)
+    untrained = flows.Flow(teacher.base, iaf_twin(teacher.bijector, nnx.Rngs(1)))
     before = flows.divergences.kl(untrained, teacher, key=KEY).value
-    assert result.report.kl_student_teacher.value < 0.2 < 2.0 < before
+    after = result.report.kl_student_teacher.value
+    print(type(transformer).__name__, before, after)
+    assert after < 0.2 * before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [flows.nsf, flows.ncsf])
+def test_splines_of_couplings_learn_and_are_learnt_from(make):
+    teacher = perturbed(make(2, num_layers=2, hidden_sizes=(16,), rngs=nnx.Rngs(0)), scale=0.2)
+    student = make(2, num_layers=4, hidden_sizes=(32,), rngs=nnx.Rngs(1))
+    before = flows.divergences.kl(student, teacher, key=KEY).value
+    result = flows.distill(teacher, student, key=KEY, num_steps=1500, progress=False)
+    after = result.report.kl_student_teacher.value
+    print(make.__name__, before, after)
+    assert after < 0.2 * before

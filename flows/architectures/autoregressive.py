@@ -7,6 +7,7 @@ from flax import nnx
 
 from flows.architectures.base import stacked
 from flows.bijectors import Affine, Bijector, Inverse, MaskedAutoregressive, Transformer
+from flows.bijectors.transformers import require_transformer
 from flows.conditioners import MaskedMLP
 from flows.distributions import Distribution, Flow
 
@@ -68,6 +69,7 @@ def maf(
         (5,)
     """
     transformer = Affine() if transformer is None else transformer
+    require_transformer("transformer", transformer)
 
     def layer(rngs: nnx.Rngs) -> Bijector:
         return Inverse(
