@@ -44,7 +44,7 @@ def our_flow(size: int, width: int, num_layers: int, layer=MaskedAutoregressive,
 
     def make_layer(rngs):
         made = layer(
-            size, (width, width), transformer=Inverted(flows.bijectors.Affine()),
+            size, hidden_sizes=(width, width), transformer=Inverted(flows.bijectors.Affine()),
             activation="relu", rngs=rngs, **options,
         )  # fmt: skip
         last = made.conditioner.layers[-1].kernel
@@ -124,7 +124,6 @@ def floor(size: int, width: int, num_layers: int, x: np.ndarray) -> Calls:
 
 def flowjax(size: int, width: int, num_layers: int, batch: int, x: np.ndarray) -> Calls:
     """FlowJAX, https://github.com/danielward27/flowjax."""
-    import equinox as eqx
     from flowjax.distributions import Normal
     from flowjax.flows import masked_autoregressive_flow
 
@@ -132,6 +131,13 @@ def flowjax(size: int, width: int, num_layers: int, batch: int, x: np.ndarray) -
         jax.random.key(0), base_dist=Normal(jnp.zeros(size)), flow_layers=num_layers,
         nn_width=width, nn_depth=2,
     )  # fmt: skip
+    return flowjax_calls(flow, batch, x)
+
+
+def flowjax_calls(flow: Any, batch: int, x: np.ndarray) -> Calls:
+    """Calls of one of FlowJAX's flows."""
+    import equinox as eqx
+
     arrays, static = eqx.partition(flow, eqx.is_inexact_array)
     join = lambda arrays: eqx.combine(arrays, static)
     key, shape = jax.random.key(0), (batch,)
@@ -147,10 +153,16 @@ def flowjax(size: int, width: int, num_layers: int, batch: int, x: np.ndarray) -
 
 def zuko(size: int, width: int, num_layers: int, batch: int, x: np.ndarray) -> Calls:
     """zuko, https://github.com/probabilists/zuko."""
-    import torch
     from zuko.flows import MAF
 
     flow = MAF(size, transforms=num_layers, hidden_features=(width, width))
+    return zuko_calls(flow, batch, x)
+
+
+def zuko_calls(flow: Any, batch: int, x: np.ndarray) -> Calls:
+    """Calls of one of zuko's flows."""
+    import torch
+
     return _torch_calls(
         flow,
         lambda: flow().log_prob(torch.from_numpy(x)),

@@ -84,6 +84,30 @@ def _by_size(rows: list[dict], columns: dict[str, Callable[[dict], str]]) -> str
     return table(["D, H", "batch", "layers", *columns], lines)
 
 
+# families.py
+
+
+def of_families(rows: list[dict]) -> str:
+    """Milliseconds of ours, and how many times longer the others take."""
+
+    def cell(row: dict, kind: str) -> str:
+        own = row[kind]["flows"]["median_ms"]
+        others = (row[kind][name]["median_ms"] / own for name in ("FlowJAX", "zuko")
+                  if name in row[kind])  # fmt: skip
+        times = " / ".join(f"{t:.1f}" if t < 9.95 else f"{t:.0f}" for t in others)
+        return f"{own:.1f} ms" + (f" ({times})" if times else "")
+
+    compiled = lambda row: (
+        f"{row['compile s']['flows']['gradient']:.1f}, {row['compile gradient of 20 layers s']:.1f}"
+    )
+    lines = (
+        [row["family"], f"{row['D']}, {row['H']}", *(cell(row, kind) for kind in KINDS),
+         compiled(row)]
+        for row in rows
+    )  # fmt: skip
+    return table(["family", "D, H", *KINDS, "compile gradient, 5 and 20 layers, s"], lines)
+
+
 # training.py
 
 

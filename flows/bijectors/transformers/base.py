@@ -127,7 +127,7 @@ class Inverted(Transformer):
         return self.transformer.forward_and_log_det(y, params)
 
 
-def soft_clip(raw: jax.Array, limit: float) -> jax.Array:
+def soft_clip(raw: jax.Array, limit: float | jax.Array) -> jax.Array:
     """A smooth map onto (-limit, limit), with slope 1 at 0."""
     return raw / (1 + jnp.abs(raw) / limit)
 

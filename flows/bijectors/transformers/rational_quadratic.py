@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from flows.bijectors.transformers.base import CIRCLE, Transformer, by_parameter,
 
 # Bounds on the logarithms of relative widths and heights, and of the slope at a knot relative to
 # the pieces beside it: they keep slopes to what float32 can invert.
-MAX_WIDTH, MAX_HEIGHT, MAX_SLOPE = 1.25, 1.25, 1.5
+LIMITS = 1.25, 1.25, 1.5
 
 
 class RationalQuadraticSpline(Transformer):
@@ -59,12 +59,11 @@ class RationalQuadraticSpline(Transformer):
         return self._map(y, params, inverse=True)
 
     def _map(self, value: jax.Array, params: jax.Array, inverse: bool):
-        widths, heights, slopes = _raw(params, value, self.num_bins)
-        end = jnp.zeros_like(slopes[:1])
-        left, right = jnp.concatenate([end, slopes]), jnp.concatenate([slopes, end])
+        raw = by_parameter(params, value)
+        raw = jnp.concatenate([raw, jnp.zeros_like(raw[:1])])  # the last slope is not used
         inside = jnp.abs(value) < self.bound
         within = jnp.where(inside, value, 0.0)  # so that no gradient of a branch not taken is NaN
-        out, log_det = _spline(within, widths, heights, left, right, self.bound, 1.0, inverse)
+        out, log_det = _spline(within, raw, self.bound, False, inverse)
         return jnp.where(inside, out, value), jnp.where(inside, log_det, 0.0)
 
 
@@ -111,101 +110,85 @@ class CircularSpline(Transformer):
         return self._map(y - soft_clip(params[..., -1], math.pi), params, inverse=True)
 
     def _map(self, value: jax.Array, params: jax.Array, inverse: bool):
-        widths, heights, slopes = _raw(params[..., :-1], value, self.num_bins)
-        right = jnp.roll(slopes, -1, axis=0)
+        raw = by_parameter(params[..., :-1], value)
         angle = jnp.remainder(value + math.pi, 2 * math.pi) - math.pi
-        out, log_det = _spline(angle, widths, heights, slopes, right, math.pi, None, inverse)
+        out, log_det = _spline(angle, raw, math.pi, True, inverse)
         return out + (value - angle), log_det
 
 
-def _raw(params: jax.Array, value: jax.Array, num_bins: int) -> list[jax.Array]:
-    """Raw widths, heights and slopes, with pieces as the first axis."""
-    return jnp.split(by_parameter(params, value), [num_bins, 2 * num_bins])
-
-
+@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3, 4))
 def _spline(
-    value: jax.Array,
-    raw_widths: jax.Array,
-    raw_heights: jax.Array,
-    left: jax.Array,
-    right: jax.Array,
-    bound: float,
-    slope_at_ends: float | None,
-    inverse: bool,
+    value: jax.Array, raw: jax.Array, bound: float, circular: bool, inverse: bool
 ) -> tuple[jax.Array, jax.Array]:
     """A spline from [-bound, bound] onto itself, or its inverse, and the log-derivatives.
 
     Args:
         value: Points [...], within the bound.
-        raw_widths: Of the pieces [K, ...].
-        raw_heights: Likewise.
-        left: Raw slopes at the left ends of the pieces [K, ...].
-        right: Raw slopes at their right ends.
+        raw: Widths and heights of the K pieces, and slopes at their right ends [3 K, ...].
         bound: Half the length of the interval.
-        slope_at_ends: The slope at both ends of the interval; None for a circle.
+        circular: Whether the last slope is that at both ends; otherwise the slope there is 1.
         inverse: Whether to invert the spline.
     """
-    log_widths = soft_clip(raw_widths, MAX_WIDTH)
-    widths = jnp.exp(log_widths)
-    steepness = jnp.exp(soft_clip(raw_heights, MAX_HEIGHT) - log_widths)
-    sides = jax.lax.stop_gradient(widths * steepness if inverse else widths)
+    num_bins = len(raw) // 3
+    limits = jnp.repeat(jnp.array(LIMITS, raw.dtype), num_bins)
+    limits = limits.reshape(-1, *(1,) * (raw.ndim - 1))
+    widths, heights, slopes = jnp.split(jnp.exp(soft_clip(raw, limits)), 3)
+    sides = jax.lax.stop_gradient(heights if inverse else widths)
     scale = sides.sum(axis=0) / (2 * bound)
     past = jax.lax.stop_gradient(value + bound) * scale >= jnp.cumsum(sides, axis=0)[:-1]
-    never = jnp.zeros_like(past[:1])
-    below = jnp.concatenate([past, never])
-    here = jnp.concatenate([~never, past]) & ~below
-    pieces = (
-        widths, steepness, jnp.roll(steepness, 1, axis=0), jnp.roll(steepness, -1, axis=0),
-        left, right,
-    )  # fmt: skip
-    (length, height), (x, y), (width, s, s_left, s_right, left, right) = _pick(pieces, here, below)
-    unit = length / height  # of steepness
-    r_0 = jnp.exp(soft_clip(left, MAX_SLOPE)) * 2 * s_left / (s_left + s)
-    r_1 = jnp.exp(soft_clip(right, MAX_SLOPE)) * 2 * s_right / (s_right + s)
-    s = s * unit
-    if slope_at_ends is not None:
-        r_0 = jnp.where(here[0], slope_at_ends / s, r_0)
-        r_1 = jnp.where(here[-1], slope_at_ends / s, r_1)
-    width = width * (2 * bound / length)
-    x, y = x * (2 * bound / length) - bound, y * (2 * bound / height) - bound
+    place = past.sum(axis=0, dtype=jnp.int32)  # the piece that a value is in
+    whole, below, left, here, right = _look_up(widths, heights, slopes, place)
+
+    to_x, to_y = 2 * bound / whole.width, 2 * bound / whole.height
+    x, y = below.width * to_x - bound, below.height * to_y - bound
+    width, height = here.width * to_x, here.height * to_y
+    s = height / width
+    r_0 = 2 * left.slope / (1 + here.height * left.width / (left.height * here.width))
+    r_1 = 2 * here.slope / (1 + here.height * right.width / (right.height * here.width))
+    if not circular:
+        r_0 = jnp.where(place == 0, 1 / s, r_0)
+        r_1 = jnp.where(place == num_bins - 1, 1 / s, r_1)
+
     bend = r_0 + r_1 - 2
-    u = _root((value - y) / (width * s), r_0, bend) if inverse else (value - x) / width
+    u = _root((value - y) / height, r_0, bend) if inverse else (value - x) / width
     spread = 1 + bend * u * (1 - u)
     slope = s * (r_1 * u**2 + 2 * u * (1 - u) + r_0 * (1 - u) ** 2) / spread**2
     if inverse:
         return x + width * u, -jnp.log(slope)
-    return y + width * s * (u**2 + r_0 * u * (1 - u)) / spread, jnp.log(slope)
+    return y + height * (u**2 + r_0 * u * (1 - u)) / spread, jnp.log(slope)
 
 
-def _pick(pieces: tuple[jax.Array, ...], here: jax.Array, below: jax.Array) -> Any:
-    """Sums over all pieces, and over those below a value, and what stands where it is.
+class _Piece(NamedTuple):
+    width: jax.Array
+    height: jax.Array
+    slope: jax.Array  # at its right end
 
-    The loop over pieces is for its derivative: the compiler would otherwise compute what comes
-    after it anew for each of the pieces.
 
-    Args:
-        pieces: Arrays [K, ...], of which the first two are widths and steepness.
-        here: One-hot [K, ...], the piece that a value is in.
-        below: The pieces before it [K, ...].
+def _look_up(
+    widths: jax.Array, heights: jax.Array, slopes: jax.Array, place: jax.Array
+) -> tuple[_Piece, ...]:
+    """Sums over all pieces, over those below `place`, and the pieces left of it, there, and right.
 
-    Returns:
-        (length, height) of all pieces, (x, y) where the piece begins, and the pieces' arrays there.
+    Pieces [K, ...] are a circle. It is a loop for its derivative: what comes after would be
+    computed anew for each piece there by the compiler, which fuses what is not in a loop.
     """
+    last = len(widths) - 1
 
-    def step(found, piece):
-        arrays, here, below = piece
-        sides = arrays[0], arrays[0] * arrays[1]
-        add = lambda total, new, where=True: total + jnp.where(where, new, 0.0)
-        totals, before, there = found
-        return (
-            jax.tree.map(add, totals, sides),
-            jax.tree.map(functools.partial(add, where=below), before, sides),
-            jax.tree.map(functools.partial(add, where=here), there, arrays),
-        ), None
+    def step(found: Any, numbered: Any) -> tuple[Any, None]:
+        k, piece = numbered
+        masks = (
+            jnp.ones_like(place, bool),
+            k < place,
+            k == jnp.where(place == 0, last, place - 1),
+            k == place,
+            k == jnp.where(place == last, 0, place + 1),
+        )
+        pick = lambda mask: jax.tree.map(lambda array: jnp.where(mask, array, 0.0), piece)
+        return jax.tree.map(jnp.add, found, tuple(map(pick, masks))), None
 
-    total, point = jnp.zeros_like(pieces[0][0]), jnp.zeros(here.shape[1:], pieces[0].dtype)
-    start = (total, total), (point, point), (point,) * len(pieces)
-    return jax.lax.scan(step, start, (pieces, here, below))[0]
+    nothing = _Piece(*[jnp.zeros(place.shape, widths.dtype)] * 3)
+    numbers = jnp.arange(last + 1)
+    return jax.lax.scan(step, (nothing,) * 5, (numbers, _Piece(widths, heights, slopes)))[0]
 
 
 def _root(v: jax.Array, r_0: jax.Array, bend: jax.Array) -> jax.Array:
