@@ -30,6 +30,9 @@ def _scale_tril():
 BIJECTORS = {
     "elementwise": lambda rngs: fb.Elementwise(D),
     "triangular": lambda rngs: fb.TriangularAffine(jnp.arange(4.0), _scale_tril()),
+    "lu": lambda rngs: fb.LULinear(D),
+    "orthogonal": lambda rngs: fb.Orthogonal(D, rngs=rngs),
+    "orthogonal D=1": lambda rngs: fb.Orthogonal(1, num_reflections=4, rngs=rngs),
     "reverse": lambda rngs: fb.Reverse(D),
     "permutation": lambda rngs: shuffle(rngs),
     "coupling": lambda rngs: fb.Coupling(D, hidden_sizes=(16,), rngs=rngs),

@@ -222,3 +222,19 @@ def test_depth_is_compiled_once():
 def test_impossible_arguments(architecture, options, error, match):
     with pytest.raises(error, match=match):
         architecture(**({"event_size": 3, "rngs": nnx.Rngs(0)} | options))
+
+
+def test_linear_layers_are_what_they_say():
+    lu = perturbed(fb.LULinear(5))
+    lower, upper = lu.factors()
+    np.testing.assert_allclose(jnp.diagonal(lower), 1)
+    x = jax.random.normal(jax.random.key(0), (7, 5))
+    np.testing.assert_allclose(lu.forward(x), x @ (lower @ upper).T + lu.loc[...], atol=1e-5)
+    rotation = perturbed(fb.Orthogonal(5, rngs=nnx.Rngs(0)), scale=1.0)
+    matrix = rotation.matrix()
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(5), atol=1e-5)
+    assert np.abs(matrix - np.eye(5)).max() > 0.3
+    np.testing.assert_allclose(np.linalg.det(matrix), 1, atol=1e-5)
+    np.testing.assert_allclose(rotation.forward(x), x @ matrix.T, atol=1e-5)
+    with pytest.raises(ValueError, match="num_reflections must be even, got 3"):
+        fb.Orthogonal(5, num_reflections=3, rngs=nnx.Rngs(0))

@@ -6,7 +6,7 @@ from flows.bijectors.composition import Chain, Composite, Inverse, Stack
 from flows.bijectors.contexts import Conditioned, StandardizedContext
 from flows.bijectors.coupling import Coupling
 from flows.bijectors.elementwise import Elementwise, Wrap
-from flows.bijectors.linear import TriangularAffine
+from flows.bijectors.linear import LULinear, Orthogonal, TriangularAffine
 from flows.bijectors.permutation import Permutation, Reverse
 from flows.bijectors.transformers import (
     Affine,
@@ -30,9 +30,11 @@ __all__ = [
     "Elementwise",
     "Inverse",
     "Inverted",
+    "LULinear",
     "MaskedAutoregressive",
     "MixtureOfLogistics",
     "NumericInverse",
+    "Orthogonal",
     "Permutation",
     "RationalQuadraticSpline",
     "Reverse",
