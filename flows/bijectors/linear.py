@@ -11,7 +11,6 @@ from flax import nnx
 from flows import _checks, _columns
 from flows.bijectors.base import Bijector, Buffer
 
-
 # In full precision on every device, for the inverse is.
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
