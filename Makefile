@@ -27,6 +27,7 @@ format: $(VENV)/.check
 benchmarks: $(VENV)/.bench
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/autoregressive.py
+	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/divergences.py
