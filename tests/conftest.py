@@ -19,24 +19,27 @@ if jax.__version_info__ < (0, 11):  # half the time to compile; later versions h
         os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
     )
 
-RUN_LONGER_THAN_THEY_COMPILE = ("test_density", "test_distillation", "test_variational")
-
-
 def pytest_configure(config):
     if CACHE not in os.environ:  # in the process that starts the workers
         config.compiled = os.environ[CACHE] = tempfile.mkdtemp()
     jax.config.update("jax_compilation_cache_dir", os.environ[CACHE])
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 def pytest_unconfigure(config):
     shutil.rmtree(getattr(config, "compiled", ""), ignore_errors=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def compile_quickly(request):
-    """Optimises what runs long only; forgets each module's programs, whose memory is limited."""
-    optimised = request.module.__name__ in RUN_LONGER_THAN_THEY_COMPILE
-    jax.config.update("jax_disable_most_optimizations", not optimised)
+    """Optimises only what runs longer than it compiles."""
+    runs_long = request.node.get_closest_marker("runs_long") is not None
+    jax.config.update("jax_disable_most_optimizations", not runs_long)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs():
+    """Forgets each module's programs, whose memory is limited."""
     yield
     jax.clear_caches()

@@ -47,6 +47,7 @@ def banana(theta):
     return -0.5 * jnp.sum(u.at[1].add(-0.5 * (u[0] ** 2 - 1)) ** 2)
 
 
+@pytest.mark.runs_long
 def test_evidence_and_moments_of_a_banana():
     posterior = flows.fit_posterior(banana, event_size=3, key=KEY, num_steps=1500, progress=False)
     diagnostics = posterior.diagnostics
@@ -65,6 +66,7 @@ def test_evidence_and_moments_of_a_banana():
     assert posterior.history["elbo"].shape == (1500,)
 
 
+@pytest.mark.runs_long
 def test_eight_schools_with_defaults():
     posterior = flows.fit_posterior(
         eight_schools.log_density, event_size=10, key=KEY, progress=False

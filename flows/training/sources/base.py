@@ -39,11 +39,18 @@ class Source(Protocol):
         """
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Nothing:
     """For objectives that draw what they need: the source, and its only block."""
 
-    steps_per_epoch = NEVER
-    example = None
+    @property
+    def steps_per_epoch(self) -> int:
+        return NEVER
+
+    @property
+    def example(self) -> None:
+        return None
 
     def fingerprint(self) -> None:
         return None
@@ -53,9 +60,6 @@ class Nothing:
 
     def batch(self, step: jax.Array) -> None:
         return None
-
-
-jax.tree_util.register_static(Nothing)
 
 
 @jax.tree_util.register_dataclass
