@@ -19,6 +19,7 @@ if jax.__version_info__ < (0, 11):  # half the time to compile; later versions h
         os.environ.get("XLA_FLAGS", "") + " --xla_cpu_use_fusion_emitters=false"
     )
 
+
 def pytest_configure(config):
     if CACHE not in os.environ:  # in the process that starts the workers
         config.compiled = os.environ[CACHE] = tempfile.mkdtemp()

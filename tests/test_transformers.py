@@ -273,15 +273,16 @@ def test_a_twin_keeps_the_arrays_of_a_transformer():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("transformer", "options"),
+    ("transformer", "options", "num_steps"),
     [
-        (fb.RationalQuadraticSpline(5), {}),
-        (fb.CircularSpline(5), {"features": circle, "base": flows.CircularUniform(2)}),
-        (fb.MixtureOfLogistics(3), {}),
-        (fb.Inverted(fb.MixtureOfLogistics(3)), {}),
+        (fb.RationalQuadraticSpline(5), {}, 1500),
+        (fb.CircularSpline(5), {"features": circle, "base": flows.CircularUniform(2)}, 1500),
+        # Of a numeric inverse a step takes a hundred times longer.
+        (fb.MixtureOfLogistics(3), {}, 300),
+        (fb.Inverted(fb.MixtureOfLogistics(3)), {}, 300),
     ],
 )
-def test_any_transformer_is_distilled_layer_by_layer(transformer, options):
+def test_any_transformer_is_distilled_layer_by_layer(transformer, options, num_steps):
     teacher = perturbed(
         flows.maf(
             2,
@@ -292,14 +293,13 @@ def test_any_transformer_is_distilled_layer_by_layer(transformer, options):
             **options,
         ),
     )
-    result = flows.distill(teacher, key=KEY, num_steps=1500, progress=False)
+    result = flows.distill(teacher, key=KEY, num_steps=num_steps, progress=False)
     layer = result.student.bijector.layers.bijectors[0]
     assert isinstance(layer, fb.MaskedAutoregressive)
     assert type(layer.transformer) is type(transformer)
     untrained = flows.Flow(teacher.base, iaf_twin(teacher.bijector, nnx.Rngs(1)))
     before = flows.divergences.kl(untrained, teacher, key=KEY).value
     after = result.report.kl_student_teacher.value
-    print(type(transformer).__name__, before, after)
     assert after < 0.2 * before
 
 
@@ -311,5 +311,4 @@ def test_splines_of_couplings_learn_and_are_learnt_from(make):
     before = flows.divergences.kl(student, teacher, key=KEY).value
     result = flows.distill(teacher, student, key=KEY, num_steps=1500, progress=False)
     after = result.report.kl_student_teacher.value
-    print(make.__name__, before, after)
     assert after < 0.2 * before
