@@ -273,16 +273,13 @@ def test_a_twin_keeps_the_arrays_of_a_transformer():
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("transformer", "options", "num_steps"),
+    ("transformer", "options"),
     [
-        (fb.RationalQuadraticSpline(5), {}, 1500),
-        (fb.CircularSpline(5), {"features": circle, "base": flows.CircularUniform(2)}, 1500),
-        # Of a numeric inverse a step takes a hundred times longer.
-        (fb.MixtureOfLogistics(3), {}, 300),
-        (fb.Inverted(fb.MixtureOfLogistics(3)), {}, 300),
+        (fb.RationalQuadraticSpline(5), {}),
+        (fb.CircularSpline(5), {"features": circle, "base": flows.CircularUniform(2)}),
     ],
 )
-def test_any_transformer_is_distilled_layer_by_layer(transformer, options, num_steps):
+def test_splines_are_distilled_layer_by_layer(transformer, options):
     teacher = perturbed(
         flows.maf(
             2,
@@ -293,7 +290,7 @@ def test_any_transformer_is_distilled_layer_by_layer(transformer, options, num_s
             **options,
         ),
     )
-    result = flows.distill(teacher, key=KEY, num_steps=num_steps, progress=False)
+    result = flows.distill(teacher, key=KEY, num_steps=1500, progress=False)
     layer = result.student.bijector.layers.bijectors[0]
     assert isinstance(layer, fb.MaskedAutoregressive)
     assert type(layer.transformer) is type(transformer)
