@@ -70,6 +70,20 @@ def test_angles_have_no_seam():
             "angles that span 360, more than one turn: ncsf takes radians",
         ),
         (
+            lambda: flows.ncsf(
+                1, standardize_with=np.array([[-100], [100]], np.int8), rngs=nnx.Rngs(0)
+            ),
+            "angles that span 200",
+        ),
+        (
+            lambda: flows.ncsf(2, base=flows.StandardNormal(2), rngs=nnx.Rngs(0)),
+            "base must be over angles, such as flows.CircularUniform\\(2\\), got StandardNormal",
+        ),
+        (
+            lambda: flows.ncsf(1, standardize_with=(None, np.eye(2)), rngs=nnx.Rngs(0)),
+            r"standardize_with\[1\] was given",
+        ),
+        (
             lambda: flows.ncsf(1, standardize_with=(np.eye(1), np.eye(1)), rngs=nnx.Rngs(0)),
             r"standardize_with\[1\] was given",
         ),
@@ -236,5 +250,10 @@ def test_linear_layers_are_what_they_say():
     assert np.abs(matrix - np.eye(5)).max() > 0.3
     np.testing.assert_allclose(np.linalg.det(matrix), 1, atol=1e-5)
     np.testing.assert_allclose(rotation.forward(x), x @ matrix.T, atol=1e-5)
+    for scale in (1e-30, 1e30):
+        rotation.directions[...] = scale * rotation.directions[...] / jnp.abs(matrix).max()
+        matrix = rotation.matrix()
+        np.testing.assert_allclose(matrix @ matrix.T, np.eye(5), atol=1e-5)
+        rotation.directions[...] = rotation.directions[...] / scale
     with pytest.raises(ValueError, match="num_reflections must be even, got 3"):
         fb.Orthogonal(5, num_reflections=3, rngs=nnx.Rngs(0))

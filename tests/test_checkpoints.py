@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 
 import flows
-from flows.training import train
+from flows.training import adam, train
 
 KEY = jax.random.key(0)
 X = np.random.default_rng(0).normal(size=(600, 2)) ** 3 + [0.0, 1.0]
@@ -130,7 +130,7 @@ def test_a_run_is_lengthened(tmp_path, often):
     assert long.history["train"][-1] < short.history["train"][-1] - 0.02  # the rate rose again
     broken_off(tmp_path, 60)
     identical(fit(tmp_path), long)
-    with pytest.raises(ValueError, match=r"a run of 80 steps, more than the 40 .* not shortened"):
+    with pytest.raises(ValueError, match=r"planned for 80 steps, .* not shortened"):
         fit(tmp_path, max_epochs=4)
 
 
@@ -141,17 +141,31 @@ def test_a_run_with_one_rate_is_lengthened_to_what_a_longer_one_gives(tmp_path):
     identical(result, fit(None, max_epochs=5, **options))
 
 
+def test_a_schedule_of_ones_own_is_kept_as_it_is(tmp_path):
+    options = {"optimizer": adam(1000, 1e-2), "ema_decay": None}
+    for epochs in (2, 4):
+        result = fit(tmp_path, max_epochs=epochs, **options)
+    identical(result, fit(None, max_epochs=4, **options))
+    with pytest.raises(ValueError, match="holds a run with another learning rate"):
+        fit(tmp_path, max_epochs=4, **options | {"optimizer": adam(10, 1e-2)})
+
+
 def test_a_run_that_ended_within_an_epoch_is_lengthened(tmp_path):
-    def run(num_steps, directory=tmp_path):
+    def run(num_steps, directory=tmp_path, **options):
+        options = {"optimizer": optax.sgd(1e-3)} | options
         return train(
             Weight(), lambda module, batch, key: (batch[:, 0] - module.value[...]) ** 2, X,
-            validation=X, key=KEY, optimizer=optax.sgd(1e-3), batch_size=50, num_steps=num_steps,
-            checkpoint_dir=directory, progress=False,
+            validation=X, key=KEY, batch_size=50, num_steps=num_steps,
+            checkpoint_dir=directory, progress=False, **options,
         )  # fmt: skip
 
     assert [len(run(n).history["validation"]) for n in (5, 15, 24)] == [1, 2, 2]
     np.testing.assert_array_equal(run(24).losses, run(24, None).losses)
     np.testing.assert_array_equal(run(24).module.value[...], run(24, None).module.value[...])
+    worse = {"optimizer": optax.sgd(-1e-4), "patience": 3}
+    for num_steps in (13, 14, 15, 60):  # what was validated within an epoch is no epoch
+        result = run(num_steps, tmp_path / "worse", **worse)
+    assert len(result.losses) == len(run(60, None, **worse).losses) == 36
 
 
 def test_ctrl_c_saves(tmp_path, often):

@@ -236,6 +236,11 @@ def test_which_teachers_have_a_twin(bijector, has_twin):
         ),
         ({"data": (np.ones((5, 2)), np.ones((5, 1)))}, ValueError, "the context, was given"),
         ({"num_steps": 1}, ValueError, "num_steps must be at least 2"),
+        (
+            {"teacher": flows.ncsf(2, rngs=nnx.Rngs(0)), "student": flows.iaf(2, rngs=nnx.Rngs(0))},
+            ValueError,
+            "student and teacher must both be over angles",
+        ),
         ({"key": 0}, TypeError, "key must be a JAX random key"),
     ],
     ids=lambda value: str(value)[:30],

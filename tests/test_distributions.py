@@ -279,3 +279,16 @@ def test_points_and_noise_of_the_wrong_size_are_named():
         flow.log_prob(jnp.ones((5, 3)))
     with pytest.raises(ValueError, match=r"noise must have shape \[\.\.\., 2\]"):
         flow.from_normals(jnp.ones(()))
+
+
+def test_angles_are_not_compared_with_numbers():
+    angles = flows.CircularUniform(2)
+    flow = flows.ncsf(2, num_layers=1, hidden_sizes=(4,), rngs=nnx.Rngs(0))
+    key = jax.random.key(0)
+    for numbers in (flows.DiagonalNormal(2), flows.maf(2, num_layers=1, rngs=nnx.Rngs(0))):
+        for p, q in [(numbers, angles), (angles, numbers), (numbers, flow), (flow, numbers)]:
+            with pytest.raises(ValueError, match="one over angles"):
+                flows.divergences.kl(p, q, key=key)
+    assert abs(flows.divergences.kl(flow, angles, key=key).value) < 1e-3  # a flow starts near it
+    von_mises = tfd.Independent(tfd.VonMises(jnp.zeros(2), jnp.ones(2)), 1)
+    assert flows.divergences.kl(von_mises, flow, key=key).value > 0.2

@@ -147,6 +147,13 @@ def test_no_parameters_and_no_inputs_give_a_nan(transformer, scale):
         np.testing.assert_allclose(log_det_back[near], -log_det[near], atol=5e-3)
 
 
+def test_slopes_of_mixtures_do_not_cancel_far_out():
+    transformer = fb.MixtureOfLogistics(8)
+    x = jnp.array([1e3, 1e5, -1e7, 1e8, -1e8])
+    _, log_det = transformer.forward_and_log_det(x, jnp.zeros(24))
+    np.testing.assert_allclose(log_det, 0, atol=1e-5)
+
+
 def test_splines_are_smooth_at_their_ends_and_periodic_on_the_circle():
     params = jax.random.normal(KEY, (3 * 8 + 1,))
     spline = fb.RationalQuadraticSpline(bound=2.0)

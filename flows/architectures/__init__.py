@@ -2,6 +2,6 @@
 
 from flows.architectures.autoregressive import iaf, maf
 from flows.architectures.coupling import real_nvp
-from flows.architectures.splines import ncsf, nsf
+from flows.architectures.splines import ncsf, nsf, on_circle
 
-__all__ = ["iaf", "maf", "ncsf", "nsf", "real_nvp"]
+__all__ = ["iaf", "maf", "ncsf", "nsf", "on_circle", "real_nvp"]

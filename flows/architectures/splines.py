@@ -1,5 +1,6 @@
 """Neural spline flows, on R^D and on the torus."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -79,12 +80,13 @@ def ncsf(
         base: Distribution of the noise; it must have the period 2 pi.
             `flows.CircularUniform(event_size)` by default.
         standardize_with: A pair (angles, context), for the context to be standardised, or angles,
-            which are checked only: all their values must fit into one turn.
+            which are checked only: all their values must fit into one turn. Either may be None.
         rngs: Source of the initial weights, e.g. `nnx.Rngs(0)`.
         **options: All others of `real_nvp` or `maf`: `num_layers`, `context_size` and so on.
 
     Raises:
-        ValueError: The values of a column of `standardize_with` span more than 2 pi.
+        ValueError: The values of a column of `standardize_with` span more than 2 pi, or the base
+            is not over angles.
 
     Example:
         >>> import flows, jax, jax.numpy as jnp
@@ -95,6 +97,23 @@ def ncsf(
         True
     """
     architecture = maf if autoregressive else real_nvp
+    return on_circle(
+        architecture, event_size, num_bins=num_bins, base=base, standardize_with=standardize_with,
+        rngs=rngs, **options,
+    )  # fmt: skip
+
+
+def on_circle(
+    architecture: Callable[..., Flow],
+    event_size: int,
+    *,
+    num_bins: int = 8,
+    base: Distribution | None = None,
+    standardize_with: Any = None,
+    rngs: nnx.Rngs,
+    **options: Any,
+) -> Flow:
+    """A flow of angles with the layers of any architecture; arguments are those of `ncsf`."""
     flow = architecture(
         event_size,
         transformer=CircularSpline(num_bins),
@@ -103,16 +122,22 @@ def ncsf(
         rngs=rngs,
         **options,
     )
-    bijector = flow.bijector
+    if not flow.base.is_circular:
+        raise ValueError(
+            f"base must be over angles, such as flows.CircularUniform({event_size}), got "
+            f"{flow.base.name}."
+        )
     angles, context = _checks.pair("standardize_with", standardize_with)
     if angles is not None:
-        angles = np.asarray(angles)
-        _checks.inspect_table("standardize_with", angles, event_size, integers=True)
-        span = float(np.ptp(angles, axis=0).max())
-        if span > 2 * np.pi * (1 + 1e-6):
-            raise ValueError(
-                f"standardize_with has angles that span {span:.4g}, more than one turn: ncsf takes "
-                "radians."
-            )
-        bijector = standardized_context(bijector, context)
-    return Flow(flow.base, Chain([Wrap(event_size), bijector]))
+        _require_one_turn(np.asarray(angles), event_size)
+    return Flow(flow.base, Chain([Wrap(event_size), standardized_context(flow.bijector, context)]))
+
+
+def _require_one_turn(angles: np.ndarray, event_size: int) -> None:
+    _checks.inspect_table("standardize_with", angles, event_size, integers=True)
+    span = (angles.max(axis=0).astype(float) - angles.min(axis=0).astype(float)).max()
+    if span > 2 * np.pi * (1 + 1e-6):
+        raise ValueError(
+            f"standardize_with has angles that span {span:.4g}, more than one turn: ncsf takes "
+            "radians."
+        )

@@ -165,8 +165,9 @@ class Orthogonal(Bijector):
         directions = self.directions[...]
 
         def reflect(matrix: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
-            v = v * jax.lax.rsqrt(jnp.maximum(v @ v, jnp.finfo(v.dtype).tiny))
-            return matrix - 2 * jnp.outer(matrix @ v, v), None
+            v = v / jnp.maximum(jax.lax.stop_gradient(jnp.abs(v).max()), jnp.finfo(v.dtype).tiny)
+            v = v * jax.lax.rsqrt(jnp.maximum((v**2).sum(), jnp.finfo(v.dtype).tiny))
+            return matrix - 2 * jnp.outer((matrix * v).sum(axis=-1), v), None
 
         return jax.lax.scan(reflect, jnp.eye(self.event_size, dtype=directions.dtype), directions)[
             0

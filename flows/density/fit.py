@@ -96,7 +96,7 @@ def fit(
             weights. Without one it takes ALL devices, if they can share the batch equally.
         checkpoint_dir: Where to save the fit now and then. The same call, after the process was
             killed, goes on from there, and ends with the same flow and history to the last bit.
-            With more epochs the run there, finished or not, is lengthened.
+            With more epochs the run there is lengthened, unless `patience` ended it.
         callback: Called a few times a second with a `flows.training.TrainingState`.
         progress: Whether to show a bar, or in a log file a line now and then.
 

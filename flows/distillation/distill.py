@@ -16,11 +16,12 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flows import _checks
-from flows.architectures import iaf
+from flows.architectures import iaf, on_circle
 from flows.density import negative_log_likelihood
 from flows.distillation.layerwise import equal, has_iaf_twin, iaf_twin, matching_loss, same_layout
 from flows.distillation.report import DistillReport, make_report
 from flows.distributions import Flow, require_flow
+from flows.divergences.supports import is_circular
 from flows.training import Outcome, TrainingState, adam_unless_given, train
 from flows.variational.objectives import reverse_kl
 
@@ -132,6 +133,10 @@ def distill(
         raise ValueError(
             f"student has event size {student.event_size} and context size "
             f"{student.context_size}; the teacher has {event_size} and {context_size}."
+        )
+    if is_circular(teacher) != is_circular(student):
+        raise ValueError(
+            "student and teacher must both be over angles, as flows.ncsf is, or both over numbers."
         )
     num_warm = max(1, min(num_steps - 1, round(WARM_START_SHARE * num_steps)))
     layered = (
@@ -274,7 +279,8 @@ def _default_student(
     if isinstance(teacher, Flow) and has_iaf_twin(teacher.bijector):
         return Flow(nnx.clone(teacher.base), iaf_twin(teacher.bijector, rngs))
     x, context, _ = pool
-    return iaf(
+    architecture = functools.partial(on_circle, iaf) if is_circular(teacher) else iaf
+    return architecture(
         event_size,
         num_layers=8,
         hidden_sizes=(64,) * 4,

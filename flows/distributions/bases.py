@@ -36,6 +36,11 @@ class Distribution(Recorded, distrax.Distribution):
         return ()
 
     @property
+    def is_circular(self) -> bool:
+        """Whether it is over angles: then x and x + 2 pi are the same point."""
+        return False
+
+    @property
     def dtype(self) -> jnp.dtype:
         """The type of the draws."""
         return jnp.result_type(float, *jax.tree.leaves(self))
@@ -172,6 +177,8 @@ class CircularUniform(Distribution):
         >>> round(float(CircularUniform(1).log_prob(jnp.array([10.0]))), 4)
         -1.8379
     """
+
+    is_circular = True
 
     def from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         angles = math.pi * (2 * stats.norm.cdf(self._points("noise", noise)) - 1)

@@ -67,6 +67,11 @@ class Flow(Distribution):
         """() or, with a context bound by `condition`, the batch shape of the context."""
         return self.bijector.batch_shape
 
+    @property
+    def is_circular(self) -> bool:
+        """Whether it is over angles, as its base is: then x and x + 2 pi are the same point."""
+        return self.base.is_circular
+
     def condition(self, context: jax.Array) -> "Flow":
         """Binds a context.
 

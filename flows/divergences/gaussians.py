@@ -14,6 +14,7 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 from flows import _checks
 from flows.divergences.estimate import Estimate
 from flows.divergences.excess import log_excess
+from flows.divergences.supports import same_space
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,7 +203,7 @@ def wasserstein2(p: Any, q: Any) -> Estimate:
         >>> float(wasserstein2(distrax.Normal(0.0, 1.0), distrax.Normal(3.0, 5.0)).value)
         5.0
     """
-    same_event_shape(p, q)
+    same_space(p, q)
     pair = gaussian_pair(p, q)
     if pair is None:
         raise TypeError(
@@ -212,13 +213,6 @@ def wasserstein2(p: Any, q: Any) -> Estimate:
     squared = wasserstein2_squared(*pair)
     apart = squared > 0
     return Estimate.exact(jnp.where(apart, jnp.sqrt(jnp.where(apart, squared, 1.0)), 0.0))
-
-
-def same_event_shape(p: Any, q: Any) -> None:
-    """Raises if p and q are distributions over different things."""
-    p_shape, q_shape = tuple(p.event_shape), tuple(q.event_shape)
-    if p_shape != q_shape:
-        raise ValueError(f"p and q must share an event shape, got {p_shape} and {q_shape}.")
 
 
 def _aligned(p: Gaussian, q: Gaussian) -> tuple[Gaussian, Gaussian, Any]:

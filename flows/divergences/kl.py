@@ -12,8 +12,8 @@ from flows.divergences import gaussians
 from flows.divergences.draws import draw
 from flows.divergences.estimate import Estimate
 from flows.divergences.excess import exp_excess
-from flows.divergences.gaussians import gaussian_pair, same_event_shape
-from flows.divergences.supports import log_prob
+from flows.divergences.gaussians import gaussian_pair
+from flows.divergences.supports import log_prob, same_space
 
 FAMILIES = (
     distrax.MultivariateNormalFromBijector, tfd.MultivariateNormalLinearOperator,
@@ -83,7 +83,7 @@ def kl(
         >>> kl(distrax.Normal(0.0, 1.0), distrax.Normal(1.0, 1.0)).method
         'closed_form'
     """
-    same_event_shape(p, q)
+    same_space(p, q)
     _checks.one_of("method", method, METHODS)
     if method in ("auto", "closed_form"):
         value = closed_form(p, q)
@@ -124,7 +124,7 @@ def cross_entropy(
         >>> round(float(cross_entropy(half, half).value), 4)
         0.6931
     """
-    same_event_shape(p, q)
+    same_space(p, q)
     divergence, own = closed_form(p, q), _closed_entropy(p)
     if divergence is not None and own is not None:
         return Estimate.exact(divergence + own)

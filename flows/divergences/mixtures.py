@@ -11,8 +11,9 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 from flows import _checks
 from flows.divergences import gaussians
 from flows.divergences.estimate import Estimate
-from flows.divergences.gaussians import Gaussian, as_gaussian, same_event_shape
+from flows.divergences.gaussians import Gaussian, as_gaussian
 from flows.divergences.kl import kl
+from flows.divergences.supports import same_space
 
 ITERATIONS = 100  # of the variational upper bound
 
@@ -74,7 +75,7 @@ def mixture_kl(
         0.02
     """
     _checks.one_of("method", method, (*APPROXIMATIONS, *BOUNDS, "monte_carlo"))
-    same_event_shape(p, q)
+    same_space(p, q)
     first, second = _mixture("p", p), _mixture("q", q)
     if method == "monte_carlo":
         return kl(p, q, key=key, num_samples=num_samples, method="monte_carlo")

@@ -13,6 +13,25 @@ POSITIVE = {
 UNIT = {"Beta", "Kumaraswamy", "LogitNormal"}
 
 
+def same_space(p: Any, q: Any) -> None:
+    """Raises if p and q are distributions over different things."""
+    p_shape, q_shape = tuple(p.event_shape), tuple(q.event_shape)
+    if p_shape != q_shape:
+        raise ValueError(f"p and q must share an event shape, got {p_shape} and {q_shape}.")
+    if is_circular(p) != is_circular(q):
+        raise ValueError(
+            "p and q must share a space, got one over angles, where x and x + 2 pi are the same "
+            "point, and one over numbers, where they are not."
+        )
+
+
+def is_circular(dist: Any) -> bool:
+    """Whether it is a density of angles, which is one over every interval of length 2 pi."""
+    if type(dist).__name__ == "Independent":
+        return is_circular(dist.distribution)
+    return bool(getattr(dist, "is_circular", type(dist).__name__ == "VonMises"))
+
+
 def log_prob(dist: Any, x: jax.Array) -> jax.Array:
     """Log of dist(x), and -inf off the support, where some families return NaN or worse.
 

@@ -69,13 +69,15 @@ def _scale_by_warmup_cosine(num_steps: int, peak: float) -> optax.GradientTransf
     return optax.GradientTransformation(init, update)
 
 
-def with_num_steps(opt_state: Any, num_steps: Any) -> Any:
-    """The state with the schedule of `adam`, if it has one, spanning another number of steps."""
-    return jax.tree.map(
-        lambda part: part._replace(num_steps=num_steps) if isinstance(part, _Schedule) else part,
-        opt_state,
-        is_leaf=lambda part: isinstance(part, _Schedule),
-    )
+def with_num_steps(opt_state: Any, before: int, after: int) -> Any:
+    """The state with schedules of `adam` that span `before` steps, if any, spanning `after`."""
+    is_schedule = lambda part: isinstance(part, _Schedule)
+
+    def replaced(part: Any) -> Any:
+        spans = is_schedule(part) and int(part.num_steps) == before
+        return part._replace(num_steps=jnp.asarray(after)) if spans else part
+
+    return jax.tree.map(replaced, opt_state, is_leaf=is_schedule)
 
 
 def adam(num_steps: int, learning_rate: float) -> optax.GradientTransformation:

@@ -113,7 +113,7 @@ class Run:
         The number of steps is no part of it: a run can be lengthened.
         """
         task, state, data = self.task, self.state, batches.fingerprint()
-        optimizer = with_num_steps(state.opt_state, 0), self.update
+        optimizer = with_num_steps(state.opt_state, self.num_steps, 0), self.update
         rule = task.patience, task.stop_at_plateau, task.decay
         return {
             "flow": describe((self.graphdef, state.params, task.rest)),
@@ -147,17 +147,25 @@ class Run:
         [planned] = map(int, saved["planned"])
         if planned > self.num_steps:
             raise ValueError(
-                f"checkpoint_dir {checkpoints.directory} holds a run of {planned} steps, more than "
-                f"the {self.num_steps} asked for: a run can be lengthened, not shortened."
+                f"checkpoint_dir {checkpoints.directory} holds a run planned for {planned} steps, "
+                f"more than the {self.num_steps} asked for: it can be lengthened, not shortened."
             )
         fresh, tree = jax.tree.flatten(self.state)
         self.state = jax.tree.unflatten(tree, map(as_it_was, saved["state"], fresh))
         self.losses, self.validation = saved["history"]
         self.step = int(self.state.step)
         if planned < self.num_steps:
-            longer = with_num_steps(self.state.opt_state, jnp.asarray(self.num_steps))
-            self.state = self.state._replace(opt_state=longer)
-            self.validation = self.validation[: self.num_epochs]  # the last may have been cut short
+            self._lengthen(planned)
+
+    def _lengthen(self, planned: int) -> None:
+        """Prepares for more steps than were planned; an epoch that was cut short is not counted."""
+        state = self.state
+        cut_short = len(self.validation) > self.num_epochs
+        self.validation = self.validation[: self.num_epochs]
+        self.state = state._replace(
+            opt_state=with_num_steps(state.opt_state, planned, self.num_steps),
+            since_best=jnp.maximum(state.since_best - cut_short, 0),
+        )
 
 
 def finite_mean(losses: np.ndarray) -> float:

@@ -2,7 +2,7 @@
 
 import jax
 import jax.numpy as jnp
-from jax.nn import log_sigmoid, log_softmax, logsumexp
+from jax.nn import log_sigmoid, log_softmax, logsumexp, softmax
 
 from flows import _checks
 from flows.bijectors.transformers.base import by_parameter, soft_clip
@@ -54,7 +54,7 @@ class MixtureOfLogistics(NumericInverse):
         log_survival = logsumexp(log_weights + log_above, axis=0)
         y = (1 - LEAST_SLOPE) * (log_cdf - log_survival) + LEAST_SLOPE * x
         # d log F - d log(1 - F), of positive terms: nothing cancels however far out x is
-        shares_below = jnp.exp(log_weights + log_below - log_cdf + log_above - log_scales)
-        shares_above = jnp.exp(log_weights + log_above - log_survival + log_below - log_scales)
-        slope = (shares_below + shares_above).sum(axis=0)
+        rising = softmax(log_weights + log_below, axis=0) * jnp.exp(log_above - log_scales)
+        falling = softmax(log_weights + log_above, axis=0) * jnp.exp(log_below - log_scales)
+        slope = (rising + falling).sum(axis=0)
         return y, jnp.log((1 - LEAST_SLOPE) * slope + LEAST_SLOPE)
