@@ -1,5 +1,6 @@
 """What all tests share: Ctrl-C that works, and compilation that does not take most of the time."""
 
+import gc
 import os
 import shutil
 import signal
@@ -10,6 +11,8 @@ import pytest
 
 # Also where the shell started the tests in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+gc.set_threshold(200_000, 20, 1000)  # there are many objects to look at, and few to collect
 
 # Programs compiled by one worker or process of this session are read by the others.
 CACHE = "JAX_COMPILATION_CACHE_DIR"

@@ -102,9 +102,9 @@ def test_a_conditional_density_of_two_modes_is_learnt_by_splines():
         c, e = rng.normal(size=(2, n, 1))
         return rng.choice([-1, 1], (n, 1)) * (2 + 0.3 * c) + 0.2 * e, c
 
-    y, c = draw(5000)
+    y, c = draw(3000)
     flow = flows.nsf(1, context_size=1, standardize_with=(y, c), rngs=nnx.Rngs(0))
-    result = flows.fit(flow, y, context=c, key=jax.random.key(1), max_epochs=30, progress=False)
+    result = flows.fit(flow, y, context=c, key=jax.random.key(1), max_epochs=20, progress=False)
     y, c = draw(20_000)
     assert -result.flow.condition(c).log_prob(y).mean() < 0.6
 

@@ -112,9 +112,16 @@ def test_layers_that_are_no_maf_are_kept_in_the_twin():
         lambda: distrax.MultivariateNormalTri(
             jnp.array([5.0, 1.0]), jnp.array([[2.0, 0], [1.0, 0.1]])
         ),
-        lambda: perturbed(flows.real_nvp(2, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0))),
+        pytest.param(
+            lambda: perturbed(flows.real_nvp(2, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0))),
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            lambda: perturbed(flows.ncsf(2, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0))),
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["normal", "real_nvp"],
+    ids=["normal", "real_nvp", "ncsf"],
 )
 def test_other_teachers_are_learnt_from_their_draws(make_teacher):
     other = make_teacher()
