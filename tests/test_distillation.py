@@ -57,6 +57,7 @@ def test_distil_maf_into_iaf():
     assert isinstance(maf.bijector.layers.bijectors[0], Inverse)
 
 
+@pytest.mark.slow
 @pytest.mark.runs_long
 def test_all_four_modes_are_kept():
     rng = np.random.default_rng(0)

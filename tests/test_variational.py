@@ -66,6 +66,7 @@ def test_evidence_and_moments_of_a_banana():
     assert posterior.history["elbo"].shape == (1500,)
 
 
+@pytest.mark.slow
 @pytest.mark.runs_long
 def test_eight_schools_with_defaults():
     posterior = flows.fit_posterior(
