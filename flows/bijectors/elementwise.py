@@ -1,13 +1,16 @@
 """Maps that act on each coordinate alone."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from flows.bijectors.base import Bijector
-from flows.bijectors.transformers import Affine, Transformer, require_transformer
+from flows.bijectors.transformers import (
+    Affine,
+    Transformer,
+    principal_angle,
+    require_transformer,
+)
 
 
 class Elementwise(Bijector):
@@ -68,9 +71,7 @@ class Wrap(Bijector):
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        angle = jnp.remainder(x + math.pi, 2 * math.pi) - math.pi
-        angle = jnp.where(angle < math.pi, angle, -math.pi)  # where rounding went round
-        return angle, jnp.zeros_like(x[..., 0])
+        return principal_angle(x), jnp.zeros_like(x[..., 0])
 
     def _inverse_and_log_det(
         self, y: jax.Array, context: jax.Array | None

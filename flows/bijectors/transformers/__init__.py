@@ -4,7 +4,11 @@ from flows.bijectors.transformers.affine import Affine
 from flows.bijectors.transformers.base import Inverted, Transformer, require_transformer
 from flows.bijectors.transformers.logistics import MixtureOfLogistics
 from flows.bijectors.transformers.numeric import NumericInverse
-from flows.bijectors.transformers.rational_quadratic import CircularSpline, RationalQuadraticSpline
+from flows.bijectors.transformers.rational_quadratic import (
+    CircularSpline,
+    RationalQuadraticSpline,
+    principal_angle,
+)
 
 __all__ = [
     "Affine",
@@ -14,5 +18,6 @@ __all__ = [
     "NumericInverse",
     "RationalQuadraticSpline",
     "Transformer",
+    "principal_angle",
     "require_transformer",
 ]

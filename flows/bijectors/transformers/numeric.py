@@ -49,11 +49,11 @@ def _preimage(transformer: Transformer, y: jax.Array, params: jax.Array) -> jax.
 
     # Told from the numbers as stored: the compiler may round what they came from in two ways.
     def moving(carry):
-        _, _, _, x, before, going = carry
-        return going & (jnp.abs(x - before) > epsilon * jnp.abs(before))
+        _, _, _, x, before = carry
+        return jnp.abs(x - before) > epsilon * jnp.abs(before)
 
     def narrow(carry):
-        iteration, low, high, x, before, _ = carry
+        iteration, low, high, x, before = carry
         value, log_slope = transformer.forward_and_log_det(x, params)
         low, high = jnp.where(value > y, low, x), jnp.where(value > y, x, high)
         newton = (y - value) * jnp.exp(-log_slope)
@@ -61,16 +61,14 @@ def _preimage(transformer: Transformer, y: jax.Array, params: jax.Array) -> jax.
         fast = (low <= x + newton) & (x + newton <= high)
         fast = fast & (2 * jnp.abs(newton) <= jnp.abs(x - before))
         fast = fast & ((newton != 0) | (value == y))  # a slope that overflows makes steps of 0
-        going = moving(carry)
-        after = jnp.where(going, x + jnp.where(fast, newton, halve), x)
-        return iteration + 1, low, high, after, x, going
+        after = jnp.where(moving(carry), x + jnp.where(fast, newton, halve), x)
+        return iteration + 1, low, high, after, x
 
     def unfinished(carry):
         return moving(carry).any() & (carry[0] < MAX_ITERATIONS)
 
     half = low + (high - low) / 2
-    begin = 0, low, high, half, low - (high - low), jnp.ones(shape, bool)
-    end = jax.lax.while_loop(unfinished, narrow, begin)
+    end = jax.lax.while_loop(unfinished, narrow, (0, low, high, half, low - (high - low)))
     x = jnp.where(moving(end) | jnp.isnan(excess(end[3])), jnp.nan, end[3])
     return jnp.where(jnp.isinf(y), y, x)
 

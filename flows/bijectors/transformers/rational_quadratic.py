@@ -111,9 +111,15 @@ class CircularSpline(Transformer):
 
     def _map(self, value: jax.Array, params: jax.Array, inverse: bool):
         raw = by_parameter(params[..., :-1], value)
-        angle = jnp.remainder(value + math.pi, 2 * math.pi) - math.pi
+        angle = principal_angle(value)
         out, log_det = _spline(angle, raw, math.pi, True, inverse)
         return out + (value - angle), log_det
+
+
+def principal_angle(x: jax.Array) -> jax.Array:
+    """The angle in [-pi, pi) that is x but for whole turns."""
+    angle = jnp.remainder(x + math.pi, 2 * math.pi) - math.pi
+    return jnp.where(angle < math.pi, angle, -math.pi)  # where rounding went round
 
 
 @functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3, 4))
