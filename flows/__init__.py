@@ -1,11 +1,12 @@
 """flows: normalizing flows in JAX that are distrax distributions and flax.nnx modules."""
 
-from flows import bijectors, conditioners, distributions, divergences, training
+from flows import bijectors, conditioners, distributions, divergences, supports, training
 from flows._version import __version__
 from flows.architectures import iaf, maf, ncsf, nsf, real_nvp
 from flows.density import FitResult, fit
 from flows.distillation import DistillReport, DistillResult, distill
 from flows.distributions import CircularUniform, DiagonalNormal, Flow, StandardNormal, StudentT
+from flows.frames import as_frame
 from flows.serialization import load, save
 from flows.variational import Posterior, fit_posterior
 
@@ -20,6 +21,7 @@ __all__ = [
     "StandardNormal",
     "StudentT",
     "__version__",
+    "as_frame",
     "bijectors",
     "conditioners",
     "distill",
@@ -34,5 +36,6 @@ __all__ = [
     "nsf",
     "real_nvp",
     "save",
+    "supports",
     "training",
 ]

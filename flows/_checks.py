@@ -77,6 +77,30 @@ def pair(name: str, value: Any) -> tuple[Any, Any]:
     return value
 
 
+def is_frame(value: Any) -> bool:
+    """Whether it is a frame of pandas, polars or the like."""
+    return all(hasattr(value, name) for name in ("columns", "shape", "to_numpy"))
+
+
+def column(frame: Any, i: int) -> np.ndarray:
+    """The values of a column of a frame."""
+    return np.asarray(frame.iloc[:, i] if hasattr(frame, "iloc") else frame[:, i])
+
+
+def array(name: str, value: Any) -> np.ndarray:
+    """An array of what users give for one: arrays are left as they are, also on disk.
+
+    Raises:
+        TypeError: A column of a frame does not hold numbers; the error names it.
+    """
+    if not is_frame(value):
+        return np.asarray(value)
+    columns = [column(value, i) for i in range(value.shape[1])]
+    for label, values in zip(value.columns, columns, strict=True):
+        numbers(f"{name} column {label!r}", values)
+    return np.stack(columns, axis=1)
+
+
 def table(
     name: str,
     value: Any,
@@ -99,9 +123,9 @@ def table(
         ValueError: Wrong rank, no rows, wrong number of columns, unwelcome constant columns, or
             NaN or infinite values.
     """
-    array = np.asarray(value)
-    inspect_table(name, array, num_columns, integers=integers, constants=constants)
-    return jnp.asarray(array.astype(jnp.result_type(float)))
+    values = array(name, value)
+    inspect_table(name, values, num_columns, integers=integers, constants=constants)
+    return jnp.asarray(values.astype(jnp.result_type(float)))
 
 
 def inspect_table(

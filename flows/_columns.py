@@ -11,12 +11,17 @@ from flows import _disk
 SAMPLE = 10_000  # rows looked at to see how many values a column takes
 
 
-def moments(x: Any, product: Callable[[np.ndarray], np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def moments(
+    x: Any,
+    product: Callable[[np.ndarray], np.ndarray],
+    mapped: Callable[[np.ndarray, int], np.ndarray] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
     """Mean and second central moments of rows, read a block at a time, in float64.
 
     Args:
         x: Finite rows [N, D].
         product: Sums the products wanted over rows: `lambda rows: rows.T @ rows` for a covariance.
+        mapped: Maps a block of rows, and the number of the first, to those wanted.
 
     Returns:
         The mean [D] and the moments, both divided by N.
@@ -26,7 +31,7 @@ def moments(x: Any, product: Callable[[np.ndarray], np.ndarray]) -> tuple[np.nda
     total: Any = 0.0
     products: Any = 0.0
     for first, block in _disk.blocks(x):
-        block = block.astype(np.float64)
+        block = block.astype(np.float64) if mapped is None else mapped(block, first)
         if not first:
             origin = block.mean(axis=0)
         block -= origin
@@ -35,13 +40,18 @@ def moments(x: Any, product: Callable[[np.ndarray], np.ndarray]) -> tuple[np.nda
     return origin + mean, products / len(x) - product(mean[None])
 
 
+def sample_of(x: Any) -> np.ndarray:
+    """At most SAMPLE rows, spread over all."""
+    return _disk.take(x, np.arange(0, len(x), -(-len(x) // SAMPLE)), jnp.result_type(float))
+
+
 def steps_between_values(x: Any) -> np.ndarray:
     """Smallest step between the values of columns [D] that take few; 0 for all other columns.
 
     A column with so few values that rows share them, such as counts, has no density: the
     likelihood grows without bound as a flow sharpens on them.
     """
-    sample = _disk.take(x, np.arange(0, len(x), -(-len(x) // SAMPLE)), jnp.result_type(float))
+    sample = sample_of(x)
     few = max(0.05 * len(sample), min(10, 0.5 * len(sample)))
 
     def step(column: np.ndarray) -> float:

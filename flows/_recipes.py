@@ -204,6 +204,8 @@ def recordable(value: Any) -> Any:
             return Partial(value.func, recordable(value.args), named)
         case collections.abc.Hashable() if callable(value) and not isinstance(value, nnx.Module):
             return value
+        case collections.abc.Hashable() if dataclasses.is_dataclass(value):
+            return value
         case _:
             return Unknown(f"a {type(value).__name__}")
 

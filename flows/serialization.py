@@ -21,6 +21,7 @@ from flows import bijectors, conditioners, distributions
 from flows._recipes import Array, Factory, Partial, Recipe, Rngs, Unknown, recipe_of
 from flows._version import __version__
 from flows.distributions import Flow, require_flow
+from flows.supports import Support
 
 FORMAT = "flows-jax"
 FORMAT_VERSION = 2
@@ -197,6 +198,8 @@ def _written(value: Any, name: str) -> Any:
             return {"list": [_written(item, f"{name}[{i}]") for i, item in enumerate(value)]}
         case Array():
             return {"array": list(value.shape), "dtype": value.dtype}
+        case Support():
+            return {"support": [value.low, value.high, value.kind]}
         case Rngs():
             return {"rngs": None}
         case Factory():
@@ -233,6 +236,8 @@ def _read(written: Any) -> Any:
             return tuple(map(_read, items))
         case {"array": shape, "dtype": dtype}:
             return Array(tuple(shape), dtype)
+        case {"support": made}:
+            return Support(*made)
         case {"rngs": None}:
             return Rngs()
         case {"factory": recipe}:

@@ -9,7 +9,7 @@ from flax import nnx
 
 import flows
 from flows import bijectors as fb
-from flows import conditioners
+from flows import conditioners, supports
 
 D, C = 4, 3  # event and context size of the contract tests
 
@@ -82,6 +82,12 @@ BIJECTORS = {
             "autoregressive": fb.MaskedAutoregressive,
         }.items()
     },
+    "blocks context": lambda rngs: fb.Blocks(
+        [2, 0],
+        fb.Coupling(2, hidden_sizes=(16,), context_size=C, rngs=rngs),
+        fb.MaskedAutoregressive(2, hidden_sizes=(16,), context_size=4 + C, rngs=rngs),
+        conditioners.circle,
+    ),
     "inverse": lambda rngs: fb.Inverse(fb.MaskedAutoregressive(D, hidden_sizes=(16,), rngs=rngs)),
     "chain context": lambda rngs: fb.Chain(
         [
@@ -132,6 +138,14 @@ FLOWS = {
     ),
     "ncsf": lambda rngs: flows.ncsf(
         D, autoregressive=True, num_layers=2, hidden_sizes=(16,), rngs=rngs
+    ),
+    "ncsf beside numbers": lambda rngs: flows.ncsf(
+        D, num_layers=2, hidden_sizes=(16,), rngs=rngs,
+        support=[supports.circle(24), supports.real, supports.circle, supports.interval(-50, 50)],
+    ),
+    "maf bounded context": lambda rngs: flows.maf(
+        D, num_layers=2, hidden_sizes=(16,), context_size=C, rngs=rngs,
+        support=supports.interval(-50, 60),
     ),
     "ncsf context": lambda rngs: flows.ncsf(
         2, num_layers=2, hidden_sizes=(16,), context_size=C, rngs=rngs,

@@ -54,9 +54,6 @@ def test_angles_have_no_seam():
     draws = flow.sample(seed=jax.random.key(0), sample_shape=(5000,))
     assert (draws >= -np.pi).all()
     assert (draws < np.pi).all()
-    ends = fb.Wrap(3).forward(jnp.array([-np.pi, np.pi, np.float32(-np.pi) - 1e-6]))
-    assert (ends >= -np.pi).all()
-    assert (ends < np.float32(np.pi)).all()
 
 
 @pytest.mark.parametrize(
@@ -67,7 +64,7 @@ def test_angles_have_no_seam():
         (lambda: flows.ncsf(3, num_bins=1, rngs=nnx.Rngs(0)), "num_bins must be at least 2"),
         (
             lambda: flows.ncsf(1, standardize_with=np.array([[0.0], [360.0]]), rngs=nnx.Rngs(0)),
-            "angles that span 360, more than one turn: ncsf takes radians",
+            "angles that span 360 in column 0, more than one turn of 6.283",
         ),
         (
             lambda: flows.ncsf(
@@ -77,7 +74,7 @@ def test_angles_have_no_seam():
         ),
         (
             lambda: flows.ncsf(2, base=flows.StandardNormal(2), rngs=nnx.Rngs(0)),
-            "base must be over angles, such as flows.CircularUniform\\(2\\), got StandardNormal",
+            "base must be over angles of period 6.28319 for the support circle.* over numbers",
         ),
         (
             lambda: flows.ncsf(1, standardize_with=(None, np.eye(2)), rngs=nnx.Rngs(0)),

@@ -247,7 +247,7 @@ def test_which_teachers_have_a_twin(bijector, has_twin):
         (
             {"teacher": flows.ncsf(2, rngs=nnx.Rngs(0)), "student": flows.iaf(2, rngs=nnx.Rngs(0))},
             ValueError,
-            "student and teacher must both be over angles",
+            "student must be over what the teacher is over",
         ),
         ({"key": 0}, TypeError, "key must be a JAX random key"),
     ],

@@ -15,15 +15,17 @@ ALLOWED = {
     "divergences": set(),
     "training": set(),
     "bijectors": {"conditioners"},
-    "distributions": {"bijectors", "divergences"},
-    "architectures": {"bijectors", "conditioners", "distributions"},
-    "serialization": {"bijectors", "conditioners", "distributions"},
-    "density": {"conditioners", "distributions", "training"},
+    "supports": {"bijectors"},
+    "distributions": {"bijectors", "divergences", "supports"},
+    "architectures": {"bijectors", "conditioners", "distributions", "supports"},
+    "serialization": {"bijectors", "conditioners", "distributions", "supports"},
+    "density": {"conditioners", "distributions", "supports", "training"},
     "variational": {"architectures", "bijectors", "distributions", "divergences", "training"},
     "distillation": {
         "architectures", "bijectors", "conditioners", "density", "distributions", "divergences",
-        "training", "variational",
+        "supports", "training", "variational",
     },
+    "frames": set(),
     "plotting": set(),
 }  # fmt: skip
 

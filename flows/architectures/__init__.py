@@ -1,7 +1,8 @@
 """Ready-made flows. Each is a stack of equal layers between noise and data."""
 
 from flows.architectures.autoregressive import iaf, maf
+from flows.architectures.circular import ncsf, on_circle
 from flows.architectures.coupling import real_nvp
-from flows.architectures.splines import ncsf, nsf, on_circle
+from flows.architectures.splines import nsf
 
 __all__ = ["iaf", "maf", "ncsf", "nsf", "on_circle", "real_nvp"]

@@ -23,6 +23,7 @@ def maf(
     conditioner: Callable[..., Any] = MaskedMLP,
     inverse: str = "auto",
     standardize_with: Any = None,
+    support: Any = None,
     rngs: nnx.Rngs,
     **network: Any,
 ) -> Flow:
@@ -49,6 +50,9 @@ def maf(
             whitening layer in front, so that data in raw units just work. A `numpy.memmap` is
             read a block at a time. Columns that take few values, such as counts, are taken with
             the noise that `flows.fit(dequantize=True)` adds to them. None for none.
+        support: Where the columns of data may lie, one of `flows.supports` for all of them or one
+            for each, such as `flows.supports.positive`: there is no mass elsewhere. Whitening acts
+            on the real line that the support is mapped to. All real numbers by default.
         rngs: Source of the initial weights, e.g. `nnx.Rngs(0)`.
         **network: Options of the networks, those of `flows.conditioners.MaskedMLP`:
             `hidden_sizes=(64, 64)`; `residual=False`, which needs equal `hidden_sizes`;
@@ -84,7 +88,9 @@ def maf(
             )
         )
 
-    return stacked(event_size, layer, num_layers, base, permutation, standardize_with, rngs)
+    return stacked(
+        event_size, layer, num_layers, base, permutation, standardize_with, support, rngs
+    )
 
 
 def iaf(
@@ -98,6 +104,7 @@ def iaf(
     conditioner: Callable[..., Any] = MaskedMLP,
     inverse: str = "auto",
     standardize_with: Any = None,
+    support: Any = None,
     rngs: nnx.Rngs,
     **network: Any,
 ) -> Flow:
@@ -127,4 +134,6 @@ def iaf(
             **network,
         )
 
-    return stacked(event_size, layer, num_layers, base, permutation, standardize_with, rngs)
+    return stacked(
+        event_size, layer, num_layers, base, permutation, standardize_with, support, rngs
+    )

@@ -1,13 +1,15 @@
 """What ready-made flows share: a stack of equal layers between noise and data."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from flows import _checks
+from flows import _checks, supports
 from flows.bijectors import Bijector, Chain, Permutation, Reverse, Stack, StandardizedContext
 from flows.bijectors.linear import column_moments, whitening
 from flows.distributions import Distribution, Flow, StandardNormal
@@ -22,6 +24,7 @@ def stacked(
     base: Distribution | None,
     permutation: str,
     standardize_with: Any,
+    support: Any,
     rngs: nnx.Rngs,
 ) -> Flow:
     """A flow of equal layers and permutations, with the whitening of the data in front."""
@@ -42,20 +45,44 @@ def stacked(
         # coordinate is left out by chance.
         order = stack.layers.bijectors[1].order
         order[...] = order[...].at[::2].set(jnp.arange(event_size - 1, -1, -1))
-    bijector: Bijector = stack
-    if standardize_with is not None:
-        bijector = _standardized(bijector, standardize_with)
-    return Flow(StandardNormal(event_size) if base is None else base, bijector)
+    flow = Flow(StandardNormal(event_size) if base is None else base, stack, support)
+    if standardize_with is None:
+        return flow
+    x, context = _checks.pair("standardize_with", standardize_with)
+    bijector = _standardized_context(stack, context)
+    if flow.support is not None and supports.of_kind(flow.support, "circle").all():
+        if x is not None:
+            _require_one_turn(_checks.array("standardize_with", x), flow.support)
+    else:
+        bijector = Chain([_whitening(x, event_size, flow.support), bijector])
+    return Flow(flow.base, bijector, flow.support)
 
 
-def _standardized(bijector: Bijector, data: Any) -> Bijector:
-    """Whitens the data, and standardises the context where one is given."""
-    x, context = _checks.pair("standardize_with", data)
-    bijector = standardized_context(bijector, context)
-    return Chain([whitening(x, bijector.event_size), bijector])
+def _whitening(x: Any, event_size: int, columns: supports.Columns | None) -> Bijector:
+    """The whitening of data on the real line that their supports are mapped to."""
+    if columns is None:
+        return whitening(x, event_size)
+    table = _checks.array("standardize_with", x)
+    _checks.inspect_table("standardize_with", table, event_size, integers=True)
+    supports.require_inside("standardize_with", table, columns)
+    to_real = functools.partial(supports.unconstrained, columns)
+    return whitening(table, event_size, to_real, supports.unbounded(columns))
 
 
-def standardized_context(bijector: Bijector, context: Any) -> Bijector:
+def _require_one_turn(angles: np.ndarray, columns: supports.Columns) -> None:
+    _checks.inspect_table("standardize_with", angles, len(columns), integers=True)
+    span = angles.max(axis=0).astype(float) - angles.min(axis=0).astype(float)
+    periods = np.array([support.high - support.low for support in columns])
+    if (span > periods * (1 + 1e-6)).any():
+        column = int((span / periods).argmax())
+        raise ValueError(
+            f"standardize_with has angles that span {span[column]:.4g} in column {column}, more "
+            f"than one turn of {periods[column]:.4g}: for other units than radians pass "
+            "support=flows.supports.circle(period)."
+        )
+
+
+def _standardized_context(bijector: Bijector, context: Any) -> Bijector:
     """The bijector with the context of `standardize_with` standardised, where one is given."""
     if context is None:
         return bijector

@@ -21,6 +21,7 @@ def real_nvp(
     permutation: str = "random",
     conditioner: Callable[..., Any] = MLP,
     standardize_with: Any = None,
+    support: Any = None,
     rngs: nnx.Rngs,
     **network: Any,
 ) -> Flow:
@@ -48,4 +49,6 @@ def real_nvp(
             **network,
         )
 
-    return stacked(event_size, layer, num_layers, base, permutation, standardize_with, rngs)
+    return stacked(
+        event_size, layer, num_layers, base, permutation, standardize_with, support, rngs
+    )

@@ -2,10 +2,11 @@
 
 from flows.bijectors.autoregressive import MaskedAutoregressive
 from flows.bijectors.base import Bijector, Buffer
+from flows.bijectors.blocks import Blocks
 from flows.bijectors.composition import Chain, Composite, Inverse, Stack
 from flows.bijectors.contexts import Conditioned, StandardizedContext
 from flows.bijectors.coupling import Coupling
-from flows.bijectors.elementwise import Elementwise, Wrap
+from flows.bijectors.elementwise import Elementwise
 from flows.bijectors.linear import LULinear, Orthogonal, TriangularAffine
 from flows.bijectors.permutation import Permutation, Reverse
 from flows.bijectors.transformers import (
@@ -21,6 +22,7 @@ from flows.bijectors.transformers import (
 __all__ = [
     "Affine",
     "Bijector",
+    "Blocks",
     "Buffer",
     "Chain",
     "CircularSpline",
@@ -42,5 +44,4 @@ __all__ = [
     "StandardizedContext",
     "Transformer",
     "TriangularAffine",
-    "Wrap",
 ]

@@ -5,12 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flows.bijectors.base import Bijector
-from flows.bijectors.transformers import (
-    Affine,
-    Transformer,
-    principal_angle,
-    require_transformer,
-)
+from flows.bijectors.transformers import Affine, Transformer, require_transformer
 
 
 class Elementwise(Bijector):
@@ -49,31 +44,3 @@ class Elementwise(Bijector):
     ) -> tuple[jax.Array, jax.Array]:
         x, log_det = self.transformer.inverse_and_log_det(y, self.params[...])
         return x, jnp.broadcast_to(log_det, y.shape).sum(axis=-1)
-
-
-class Wrap(Bijector):
-    """The map of angles to [-pi, pi): x + 2 pi k, and back to any of the angles that it stands for.
-
-    It is the last layer of a flow on the circle, whose layers before it and whose base take x and
-    x + 2 pi for the same (see `flows.ncsf`); only there is it invertible.
-
-    Args:
-        event_size: Size of the vectors.
-
-    Cost: negligible in both directions.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> Wrap(2).forward(jnp.array([1.0, 1.0 + 2 * jnp.pi])).round(4).tolist()
-        [1.0, 1.0]
-    """
-
-    def _forward_and_log_det(
-        self, x: jax.Array, context: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        return principal_angle(x), jnp.zeros_like(x[..., 0])
-
-    def _inverse_and_log_det(
-        self, y: jax.Array, context: jax.Array | None
-    ) -> tuple[jax.Array, jax.Array]:
-        return y, jnp.zeros_like(y[..., 0])

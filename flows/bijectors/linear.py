@@ -1,6 +1,7 @@
 """Affine maps of the whole vector."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -184,7 +185,12 @@ class Orthogonal(Bijector):
         return _product(y, self.matrix()), jnp.zeros(y.shape[:-1], y.dtype)
 
 
-def whitening(x: Any, event_size: int | None = None) -> TriangularAffine:
+def whitening(
+    x: Any,
+    event_size: int | None = None,
+    to_real: Callable[[np.ndarray, int], np.ndarray] | None = None,
+    plain: Any = True,
+) -> TriangularAffine:
     """The fixed affine map from white noise to the mean and covariance of the rows of x.
 
     Columns that take few values, such as counts, are taken with the uniform noise that
@@ -194,15 +200,17 @@ def whitening(x: Any, event_size: int | None = None) -> TriangularAffine:
     Args:
         x: Finite data [rows, event_size], in memory or a `numpy.memmap`, read a block at a time.
         event_size: The number of columns needed, if it is known.
+        to_real: Maps a block of rows, and the number of the first, to those to whiten.
+        plain: Which columns it leaves as they are [event_size].
 
     Raises:
         TypeError: x does not hold numbers.
         ValueError: NaN or infinite values, a wrong shape, or a constant column.
     """
-    x = np.asarray(x)
+    x = _checks.array("standardize_with", x)
     _checks.inspect_table("standardize_with", x, event_size, integers=True, constants=False)
-    loc, covariance = _columns.moments(x, lambda rows: rows.T @ rows)
-    steps = _columns.steps_between_values(x)
+    loc, covariance = _columns.moments(x, lambda rows: rows.T @ rows, to_real)
+    steps = np.where(plain, _columns.steps_between_values(x), 0.0)
     loc = loc + steps / 2
     covariance = covariance + np.diag(steps**2 / 12)
     scale = np.sqrt(np.diagonal(covariance))
@@ -218,7 +226,7 @@ def whitening(x: Any, event_size: int | None = None) -> TriangularAffine:
 
 def column_moments(name: str, context: Any, num_columns: int | None) -> tuple[jax.Array, jax.Array]:
     """Mean and standard deviation of each column of a context; 1 for columns that are constant."""
-    context = np.asarray(context)
+    context = _checks.array(name, context)
     constant = _checks.inspect_table(name, context, num_columns, integers=True)
     loc, variance = _columns.moments(context, lambda rows: np.square(rows).sum(axis=0))
     dtype = jnp.result_type(float)

@@ -34,4 +34,4 @@ class MaximumLikelihood:
         if self.widths is not None:
             x = x + self.widths * jax.random.uniform(key, x.shape, x.dtype)
         with compute_in(self.compute_dtype):
-            return negative_log_likelihood(flow, (x, context, weights), key)
+            return negative_log_likelihood(flow.dequantized(), (x, context, weights), key)

@@ -8,14 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from flows import _checks
+from flows.supports import Columns, of_kind
 
 COPIES = 0.1  # the share of rows that may repeat others
 
 
-def noise_widths(dequantize: Any, steps: np.ndarray) -> jax.Array | None:
+def noise_widths(
+    dequantize: Any, steps: np.ndarray, columns: Columns | None = None
+) -> jax.Array | None:
     """Widths [D] of the noise that `fit` adds; warns of columns that need some and get none."""
+    whole = np.zeros(len(steps), bool) if columns is None else of_kind(columns, "integers")
+    steps = np.where(whole, 1.0, steps)
     if dequantize is None:
-        widths = np.zeros_like(steps)
+        widths = np.where(whole, 1.0, 0.0)
     elif dequantize is True:
         widths = steps
     else:
@@ -27,6 +32,13 @@ def noise_widths(dequantize: Any, steps: np.ndarray) -> jax.Array | None:
                 f"{len(steps)} columns, got {dequantize!r}."
             )
         widths = np.broadcast_to(widths, steps.shape)
+        refused = np.flatnonzero(whole & (widths != 1) & (widths != 0))
+        if refused.size:
+            raise ValueError(
+                f"dequantize is {widths[refused[0]]:g} for column {refused[0]}, whose support is "
+                "integers: noise there is 1 wide."
+            )
+        widths = np.where(whole, 1.0, widths)
     bare = np.flatnonzero((steps > 0) & (widths == 0))
     if bare.size:
         warnings.warn(

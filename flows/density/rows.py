@@ -9,8 +9,10 @@ import numpy as np
 
 from flows import _checks
 from flows._columns import steps_between_values
+from flows.density.bounds import require_room, warn_of_bounds
 from flows.density.repeats import noise_widths, warn_of_copies
 from flows.distributions import Flow
+from flows.supports import require_inside
 from flows.training import NOTHING, Batches, Begun, OnDisk, shuffled
 
 DEFAULT_BATCH_SIZE = 256
@@ -56,11 +58,14 @@ def prepare(
         )
     if steps_per_epoch is not None:
         raise ValueError("steps_per_epoch is for iterables of batches, but x is an array.")
-    noisy = dequantize is not None
+    noisy = dequantize is not None or flow.is_discrete
     read = on_disk if isinstance(x, np.memmap) else in_memory
     data = read(flow, x, context, weights, integers=noisy)
+    require_inside("x", _checks.array("x", x), flow.support)
     steps = steps_between_values(data[0])
-    noise = noise_widths(dequantize, steps)
+    noise = noise_widths(dequantize, steps, flow.support)
+    require_room(data[0], flow.support, noise)
+    warn_of_bounds(data[0], flow.support, noise)
     continuous = steps == 0 if noise is None else (steps == 0) & (np.asarray(noise) == 0)
     given = _given_validation(flow, validation, noisy)
     training, held_out = split(data, given, None if given else validation, key)
@@ -80,7 +85,9 @@ def _given_validation(flow: Flow, validation: Any, integers: bool) -> Any:
     if validation is None or not np.ndim(first):
         return None
     x, context = _checks.pair("validation", validation)
-    return in_memory(flow, x, context, prefix="validation ", integers=integers)
+    rows = in_memory(flow, x, context, prefix="validation ", integers=integers)
+    require_inside("validation x", _checks.array("validation x", x), flow.support)
+    return rows
 
 
 def is_iterable_of_batches(x: Any) -> bool:
@@ -143,7 +150,8 @@ def _of_iterable(
                 f"{name} must come in the batches, as (x, context, weights), where x is an "
                 "iterable of batches."
             )
-    held_out = _given_validation(flow, validation, integers=dequantize is not None)
+    noisy = dequantize is not None or flow.is_discrete
+    held_out = _given_validation(flow, validation, noisy)
     if held_out is None and validation is not None:
         raise ValueError(
             "validation must be arrays or None where x is an iterable of batches, of which no "
@@ -176,7 +184,9 @@ def _of_iterable(
             )
         return jax.tree.map(lambda array: array.astype(jnp.result_type(float)), batch)
 
-    noise = noise_widths(dequantize, steps_between_values(first[0]))
+    noise = noise_widths(dequantize, steps_between_values(first[0]), flow.support)
+    require_room(first[0], flow.support, noise)
+    warn_of_bounds(first[0], flow.support, noise)
     return Rows(Batches(stream, steps_per_epoch, convert), held_out, noise, size, steps_per_epoch)
 
 
@@ -214,6 +224,7 @@ def _checked_batch(
                 f"x must give weights of shape [{len(x)}] that are not negative, got shape "
                 f"{weights.shape} and a least weight of {weights.min():g}."
             )
+    require_inside("x in a batch", x, flow.support)
     return x, context, weights
 
 

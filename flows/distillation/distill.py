@@ -3,32 +3,34 @@
 import dataclasses
 import functools
 import os
-import warnings
 from collections.abc import Callable
 from typing import Any
 
-import distrax
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from flows import _checks
+from flows import _checks, supports
 from flows.architectures import iaf, on_circle
 from flows.density import negative_log_likelihood
+from flows.distillation.draws import (
+    MAX_HELD_OUT,
+    POOL_SIZE,
+    check_teacher,
+    held_out_points,
+    teacher_draws,
+)
 from flows.distillation.layerwise import equal, has_iaf_twin, iaf_twin, matching_loss, same_layout
 from flows.distillation.report import DistillReport, make_report
 from flows.distributions import Flow, require_flow
-from flows.divergences.supports import is_circular
+from flows.divergences.supports import comparable, space
 from flows.training import Outcome, TrainingState, adam_unless_given, train
 from flows.variational.objectives import reverse_kl
 
-POOL_SIZE = 50_000  # teacher draws to learn from
 LAYERWISE_RATE, DRAWS_RATE, POLISH_RATE = 1e-2, 3e-3, 5e-4
 WARM_START_SHARE = 0.8  # of the steps; a step of the polish costs about ten times as much
-MAX_HELD_OUT = 10_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -116,15 +118,17 @@ def distill(
         >>> bool(result.report.kl_teacher_student.value < 1.0)
         True
     """
-    event_size, context_size = _check_teacher(teacher)
+    event_size, context_size = check_teacher(teacher)
     key = _checks.prng_key("key", key)
     if _checks.positive_int("num_steps", num_steps) < 2:
         raise ValueError("num_steps must be at least 2, one for each stage, got 1.")
     data_key, pool_key, network_key, warm_key, polish_key, report_key = jax.random.split(key, 6)
-    held_out, contexts, held_out_contexts = _held_out(data, event_size, context_size, data_key)
+    held_out, contexts, held_out_contexts = held_out_points(teacher, data, data_key)
     if _checks.positive_int("batch_size", batch_size) > POOL_SIZE:
         raise ValueError(f"batch_size must be at most {POOL_SIZE}, got {batch_size}.")
-    pool = _teacher_draws(teacher, contexts, pool_key, batch_size)
+    # Divergences are the same on the real line that supports are the image of.
+    source = teacher.unconstrained() if isinstance(teacher, Flow) else teacher
+    pool = teacher_draws(source, contexts, pool_key, batch_size)
     rngs = nnx.Rngs(network_key)
     if student is None:
         student = _default_student(teacher, pool, event_size, context_size, rngs)
@@ -134,10 +138,7 @@ def distill(
             f"student has event size {student.event_size} and context size "
             f"{student.context_size}; the teacher has {event_size} and {context_size}."
         )
-    if is_circular(teacher) != is_circular(student):
-        raise ValueError(
-            "student and teacher must both be over angles, as flows.ncsf is, or both over numbers."
-        )
+    _check_support(teacher, student, pool)
     num_warm = max(1, min(num_steps - 1, round(WARM_START_SHARE * num_steps)))
     layered = (
         isinstance(teacher, Flow)
@@ -154,7 +155,9 @@ def distill(
     directory = lambda name: checkpoint_dir and os.path.join(checkpoint_dir, name)
     warm = stage(
         student,
-        functools.partial(_layer_matching, teacher) if layered else negative_log_likelihood,
+        functools.partial(_layer_matching, source)
+        if layered
+        else functools.partial(_likelihood, source),
         key=warm_key,
         optimizer=warm_optimizer,
         num_steps=num_warm,
@@ -165,7 +168,7 @@ def distill(
     if warm.stop_reason == "finished":
         runs["polish"] = stage(
             warm.module,
-            functools.partial(_symmetric_kl, teacher),
+            functools.partial(_symmetric_kl, source),
             key=polish_key,
             optimizer=adam_unless_given(optimizer, polish_rate, num_steps - num_warm, POLISH_RATE),
             num_steps=num_steps - num_warm,
@@ -174,7 +177,7 @@ def distill(
         )
     final = list(runs.values())[-1]
     if held_out is None:
-        fresh, _, _ = _teacher_draws(teacher, None, jax.random.fold_in(pool_key, 1))
+        fresh, _, _ = teacher_draws(teacher, None, jax.random.fold_in(pool_key, 1))
         held_out = fresh[:MAX_HELD_OUT]
     report = make_report(
         teacher,
@@ -200,9 +203,20 @@ def _layer_matching(teacher: Flow, student: Flow, batch: Any, key: jax.Array) ->
     return matching_loss(teacher.bijector, student.bijector, x, context)[1]
 
 
+def _likelihood(teacher: Any, student: Flow, batch: Any, key: jax.Array) -> jax.Array:
+    """Objective of the warm start of any other student."""
+    return negative_log_likelihood(_like(teacher, student), batch, key)
+
+
+def _like(teacher: Any, student: Flow) -> Flow:
+    """The student on the real line, as flows that teach are, and where other teachers are."""
+    return student.unconstrained() if isinstance(teacher, Flow) else student
+
+
 def _symmetric_kl(teacher: Any, student: Flow, batch: Any, key: jax.Array) -> jax.Array:
     """Objective of the polish: draws of both divergences, summed."""
     x, context, _ = batch
+    student = _like(teacher, student)
     sample_shape = x.shape[:-1]
     if context is not None:
         teacher, student = teacher.condition(context), student.condition(context)
@@ -211,76 +225,31 @@ def _symmetric_kl(teacher: Any, student: Flow, batch: Any, key: jax.Array) -> ja
     return reverse + teacher.log_prob(x) - student.log_prob(x)
 
 
-def _check_teacher(teacher: Any) -> tuple[int, int | None]:
-    """Returns the teacher's event size and context size."""
-    if not isinstance(teacher, distrax.Distribution):
-        raise TypeError(f"teacher must be a distrax distribution, got {type(teacher).__name__}.")
-    if len(teacher.event_shape) != 1:
-        raise ValueError(f"teacher must have vector events, got shape {teacher.event_shape}.")
-    if teacher.batch_shape:
+def _check_support(teacher: Any, student: Flow, pool: Any) -> None:
+    of_flow = isinstance(teacher, Flow)
+    same = student.support == teacher.support if of_flow else not student.is_discrete
+    if not (same and comparable(teacher, student)):
         raise ValueError(
-            f"teacher must have no batch shape, got {teacher.batch_shape}; distil the conditional "
-            "flow itself, before .condition(context)."
+            "student must be over what the teacher is over: it needs the same support= and, for "
+            "angles, the layers of flows.ncsf."
         )
-    return teacher.event_shape[0], getattr(teacher, "context_size", None)
-
-
-def _held_out(data: Any, event_size: int, context_size: int | None, key: jax.Array):
-    """Returns (points to score on, contexts to train on, contexts of the points), or Nones."""
-    x, context = _checks.pair("data", data)
-    _checks.context_wanted("data[1], the context,", context is not None, context_size)
-    if x is None:
-        return None, None, None
-    x = _checks.table("data", x, event_size)
-    order = jax.random.permutation(key, len(x))
-    if context is None:
-        return x[order[:MAX_HELD_OUT]], None, None
-    context = _checks.table("data[1]", context, context_size, integers=True)
-    _checks.same_length("data[1]", context, "data[0]", x)
-    if len(x) < 20:
-        raise ValueError(
-            f"data must have at least 20 rows, a tenth of which is scored, got {len(x)}."
-        )
-    num_scored = min(MAX_HELD_OUT, len(x) // 10)
-    scored, trained = order[:num_scored], order[num_scored:]
-    return x[scored], context[trained], context[scored]
-
-
-def _teacher_draws(teacher: Any, contexts: jax.Array | None, key: jax.Array, num_needed: int = 1):
-    """A pool of draws as a batch (x, context or None, no weights); non-finite rows are dropped."""
-    if contexts is None:
-        x = _sample(teacher, key, (POOL_SIZE,))
-    else:
-        rows = jax.random.randint(key, (POOL_SIZE,), 0, len(contexts))
-        contexts = contexts[rows]
-        x = _sample(teacher.condition(contexts), key, ())
-    finite = jnp.isfinite(x).all(axis=-1)
-    if finite.sum() < num_needed:
-        raise ValueError(
-            f"teacher gives non-finite draws: only {int(finite.sum())} of {POOL_SIZE} are finite."
-        )
-    if not finite.all():
-        warnings.warn(
-            f"{int((~finite).sum())} of {POOL_SIZE} draws from the teacher are not finite and "
-            "were dropped.",
-            stacklevel=3,
-        )
-    return x[finite], None if contexts is None else contexts[finite], None
-
-
-_sample = jax.jit(
-    lambda dist, key, shape: dist.sample(seed=key, sample_shape=shape), static_argnums=2
-)
+    if not of_flow:
+        supports.require_inside("the draws of teacher", pool[0], student.support)
 
 
 def _default_student(
     teacher: Any, pool: Any, event_size: int, context_size: int | None, rngs: nnx.Rngs
 ) -> Flow:
     if isinstance(teacher, Flow) and has_iaf_twin(teacher.bijector):
-        return Flow(nnx.clone(teacher.base), iaf_twin(teacher.bijector, rngs))
+        twin = iaf_twin(teacher.bijector, rngs)
+        return Flow(nnx.clone(teacher.base), twin, teacher.support)
     x, context, _ = pool
-    architecture = functools.partial(on_circle, iaf) if is_circular(teacher) else iaf
-    return architecture(
+    support = getattr(teacher, "support", None)
+    architecture = iaf
+    if "angles" in str(space(teacher)):
+        around = teacher.unconstrained().support if support else supports.ANGLES
+        architecture = functools.partial(on_circle, iaf, support=around)
+    student = architecture(
         event_size,
         num_layers=8,
         hidden_sizes=(64,) * 4,
@@ -289,3 +258,4 @@ def _default_student(
         standardize_with=x if context is None else (x, context),
         rngs=rngs,
     )
+    return Flow(student.base, student.bijector, support)

@@ -8,12 +8,14 @@ from flows.distributions.bases import (
     StudentT,
 )
 from flows.distributions.flow import Flow, require_flow, require_single
+from flows.distributions.product import Product
 
 __all__ = [
     "CircularUniform",
     "DiagonalNormal",
     "Distribution",
     "Flow",
+    "Product",
     "StandardNormal",
     "StudentT",
     "require_flow",

@@ -10,7 +10,7 @@ from flax import nnx
 from jax.scipy import stats
 from tensorflow_probability.substrates.jax import distributions as tfd
 
-from flows import _checks
+from flows import _checks, supports
 from flows._recipes import Recorded
 from flows.divergences import as_gaussian, kl
 
@@ -36,9 +36,13 @@ class Distribution(Recorded, distrax.Distribution):
         return ()
 
     @property
-    def is_circular(self) -> bool:
-        """Whether it is over angles: then x and x + 2 pi are the same point."""
-        return False
+    def space(self) -> Any:
+        """What its columns hold: "numbers", "integers" or "angles of period 6.28319".
+
+        One string for all of them, or a tuple where they differ. Distributions of different spaces
+        cannot be compared.
+        """
+        return "numbers"
 
     @property
     def dtype(self) -> jnp.dtype:
@@ -178,7 +182,7 @@ class CircularUniform(Distribution):
         -1.8379
     """
 
-    is_circular = True
+    space = supports.ANGLES.space
 
     def from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         angles = math.pi * (2 * stats.norm.cdf(self._points("noise", noise)) - 1)

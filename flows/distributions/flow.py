@@ -4,9 +4,10 @@ from typing import Any
 
 import distrax
 import jax
+import jax.numpy as jnp
 from tensorflow_probability.substrates.jax import distributions as tfd
 
-from flows import _checks
+from flows import _checks, supports
 from flows.bijectors.base import Bijector, require_bijector
 from flows.bijectors.compiled import compiled
 from flows.bijectors.contexts import Conditioned
@@ -20,6 +21,12 @@ class Flow(Distribution):
 
     log p(x) = log p_base(f^-1(x)) + log|det J(f^-1)(x)|.
 
+    With a `support`, f ends in the map from the real line of each column onto it: there is no mass
+    outside. With integer columns the flow is one of x + u, u uniform on [0, 1) in these columns;
+    its draws are rounded down, and `log_prob` is the bound E_u[log p(x + u)] of the log-probability
+    of a row, from below (Theis et al. 2016, arXiv:1511.01844), with the mean taken over
+    `flows.supports.NUM_CELL_POINTS` points of the cell.
+
     A flow is a `distrax.Distribution`, an `nnx.Module` and a pytree: give it to `jax.jit`,
     `jax.vmap` and `jax.grad` as an argument, or to `nnx.split`. It is not a subclass of
     `distrax.Transformed`, whose `kl_divergence` takes two flows of one architecture for equal
@@ -28,8 +35,11 @@ class Flow(Distribution):
     Args:
         base: A `flows.distributions.Distribution` over noise, without a context.
         bijector: Maps noise to data in its forward direction.
+        support: Where the columns of data may lie, one of `flows.supports` for all of them or one
+            for each; all real numbers by default.
 
-    Cost: `log_prob` is one inverse of the bijector, `sample` one forward.
+    Cost: `log_prob` is one inverse of the bijector, with integer columns NUM_CELL_POINTS of them;
+    `sample` is one forward.
 
     Example:
         >>> import flows, jax
@@ -38,7 +48,7 @@ class Flow(Distribution):
         (3, 2)
     """
 
-    def __init__(self, base: Distribution, bijector: Bijector):
+    def __init__(self, base: Distribution, bijector: Bijector, support: Any = None):
         if not isinstance(base, Distribution):
             raise TypeError(
                 "base must be a flows.distributions.Distribution such as flows.StandardNormal(D), "
@@ -56,6 +66,11 @@ class Flow(Distribution):
         super().__init__(bijector.event_size)
         self.base = base
         self.bijector = bijector
+        columns = supports.of_columns(support, self.event_size)
+        self.support = supports.above_base(columns, base.space, self.event_size)
+
+    def _recorded(self, name: str, value: Any) -> Any:
+        return self.support if name == "support" else value
 
     @property
     def context_size(self) -> int | None:
@@ -68,9 +83,24 @@ class Flow(Distribution):
         return self.bijector.batch_shape
 
     @property
-    def is_circular(self) -> bool:
-        """Whether it is over angles, as its base is: then x and x + 2 pi are the same point."""
-        return self.base.is_circular
+    def space(self) -> Any:
+        """What its events are: see `Distribution.space`."""
+        return self.base.space if self.support is None else supports.space(self.support)
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether there are integer columns."""
+        return self.support is not None and bool(supports.of_kind(self.support, "integers").any())
+
+    def unconstrained(self) -> "Flow":
+        """The distribution on the real line that the support is the image of (see `supports`)."""
+        return Flow(self.base, self.bijector)
+
+    def dequantized(self) -> "Flow":
+        """The density of x + u, with u uniform on [0, 1) in integer columns; itself without any."""
+        if self.support is None or not self.is_discrete:
+            return self
+        return Flow(self.base, self.bijector, supports.dequantized(self.support))
 
     def condition(self, context: jax.Array) -> "Flow":
         """Binds a context.
@@ -84,7 +114,7 @@ class Flow(Distribution):
         Raises:
             ValueError: The flow takes no context, or the size is wrong.
         """
-        return Flow(self.base, Conditioned(self.bijector, context))
+        return Flow(self.base, Conditioned(self.bijector, context), self.support)
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Log density at points.
@@ -93,7 +123,8 @@ class Flow(Distribution):
             value: Points [..., event_size], broadcast against `batch_shape`.
 
         Returns:
-            Log densities [...] in nats. A NaN stays a NaN: nothing non-finite is hidden.
+            Log densities [...] in nats, -inf outside of the support. A NaN stays a NaN: nothing
+            non-finite is hidden.
 
         Raises:
             ValueError: Wrong event size, or the flow waits for a context (see `condition`).
@@ -103,8 +134,23 @@ class Flow(Distribution):
 
     @compiled
     def _log_prob(self, value: jax.Array) -> jax.Array:
-        z, log_det = self.bijector.inverse_and_log_det(value)
+        if self.support is not None and self.is_discrete:
+            return self._log_prob_of_cells(value, self.support)
+        if self.support is not None:
+            u, log_det = supports.to_real(self.support, value)
+            return self._log_prob_of_real(u) + log_det
+        return self._log_prob_of_real(value)
+
+    def _log_prob_of_real(self, u: jax.Array) -> jax.Array:
+        z, log_det = self.bijector.inverse_and_log_det(u)
         return self.base.log_prob(z) + log_det
+
+    def _log_prob_of_cells(self, value: jax.Array, columns: supports.Columns) -> jax.Array:
+        outside = supports.outside(columns, value).any(axis=-1)
+        density = self.dequantized()
+        points = jnp.asarray(supports.cell_points(columns), value.dtype)
+        log_probs = jax.lax.map(lambda point: density.log_prob(value + point), points)
+        return jnp.where(outside, -jnp.inf, log_probs.mean(axis=0))
 
     def from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         """The draws that standard normals make, and their log densities.
@@ -113,10 +159,13 @@ class Flow(Distribution):
             noise: Standard normals [..., event_size], broadcast against `batch_shape`.
 
         Raises:
-            NotImplementedError: The base does not make its draws from normals.
+            NotImplementedError: The base does not make its draws from normals, or draws jump,
+                because columns are integers.
             ValueError: Wrong event size, or the flow waits for a context.
         """
         self._require_bound_context()
+        if self.is_discrete:
+            raise NotImplementedError("Draws of integers do not follow normals.")
         return self._from_normals(self._points("noise", noise))
 
     @compiled
@@ -143,6 +192,8 @@ class Flow(Distribution):
         Cost: event_size derivatives of `log_prob`'s inverse pass, in turn.
         """
         self._require_bound_context()
+        if self.support is not None:
+            raise NotImplementedError("The conditionals of a flow with a support are not normal.")
         return distrax.Normal(*self._conditionals(self._points("value", value)))
 
     @compiled
@@ -160,8 +211,14 @@ class Flow(Distribution):
         return self._push(z, log_base)
 
     def _push(self, z: jax.Array, log_base: jax.Array) -> tuple[jax.Array, jax.Array]:
-        x, log_det = self.bijector.forward_and_log_det(z)
-        return x, log_base - log_det
+        u, log_det = self.bijector.forward_and_log_det(z)
+        if self.support is None:
+            return u, log_base - log_det
+        x, log_det_support = supports.from_real(self.support, u)
+        if self.is_discrete:
+            x = supports.rounded(self.support, x)
+            return x, self._log_prob(x)
+        return x, log_base - log_det - log_det_support
 
     def _require_bound_context(self) -> None:
         if self.context_size is not None:

@@ -84,7 +84,7 @@ def _is_reparameterized(p: Any) -> bool:
     """Whether the draws of p follow its parameters: those of mixtures and of counts do not."""
     if isinstance(p, tfd.Distribution):
         return p.reparameterization_type == tfd.FULLY_REPARAMETERIZED
-    if isinstance(p, JUMPING):
+    if isinstance(p, JUMPING) or getattr(p, "is_discrete", False):
         return False
     if hasattr(p, "distribution"):
         return _is_reparameterized(p.distribution)

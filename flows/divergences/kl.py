@@ -185,7 +185,8 @@ def _bases_below_one_bijector(p: Any, q: Any) -> tuple[Any, Any] | None:
         return None
     first, second = (d.base if hasattr(d, "base") else d.distribution for d in (p, q))
     whole = first.event_shape == second.event_shape == p.event_shape
-    return (first, second) if whole and p.bijector is q.bijector else None
+    same = p.bijector is q.bijector and getattr(p, "support", None) == getattr(q, "support", None)
+    return (first, second) if whole and same else None
 
 
 def _is_pushforward(dist: Any) -> bool:

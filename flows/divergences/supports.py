@@ -1,5 +1,6 @@
 """Where a distribution has mass: families of distrax and TFP whose `log_prob` does not say."""
 
+import math
 from typing import Any
 
 import jax
@@ -18,18 +19,27 @@ def same_space(p: Any, q: Any) -> None:
     p_shape, q_shape = tuple(p.event_shape), tuple(q.event_shape)
     if p_shape != q_shape:
         raise ValueError(f"p and q must share an event shape, got {p_shape} and {q_shape}.")
-    if is_circular(p) != is_circular(q):
-        raise ValueError(
-            "p and q must share a space, got one over angles, where x and x + 2 pi are the same "
-            "point, and one over numbers, where they are not."
-        )
+    if not comparable(p, q):
+        raise ValueError(f"p and q must be over the same things, got {space(p)} and {space(q)}.")
 
 
-def is_circular(dist: Any) -> bool:
-    """Whether it is a density of angles, which is one over every interval of length 2 pi."""
+def comparable(p: Any, q: Any) -> bool:
+    """Whether p and q are both over numbers, or over integers, or over angles of one period.
+
+    What families other than those of this library are over is known of angles only.
+    """
+    spaces = space(p), space(q)
+    if all(hasattr(dist, "space") for dist in (p, q)) or "angles" in str(spaces):
+        return spaces[0] == spaces[1]
+    return True
+
+
+def space(dist: Any) -> Any:
+    """What its events are: see `flows.distributions.Distribution.space`."""
     if type(dist).__name__ == "Independent":
-        return is_circular(dist.distribution)
-    return bool(getattr(dist, "is_circular", type(dist).__name__ == "VonMises"))
+        return space(dist.distribution)
+    angles = f"angles of period {2 * math.pi:.6g}"
+    return getattr(dist, "space", angles if type(dist).__name__ == "VonMises" else "numbers")
 
 
 def log_prob(dist: Any, x: jax.Array) -> jax.Array:

@@ -130,6 +130,8 @@ def fit_posterior(
     if flow is not None:
         require_flow("flow", flow)
         require_single("flow", flow)
+        if flow.is_discrete:
+            raise ValueError("flow must be over real numbers, and has integer columns.")
         if event_size not in (None, flow.event_size):
             raise ValueError(f"event_size is {event_size}, but flow has {flow.event_size}.")
         event_size = flow.event_size

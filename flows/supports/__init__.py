@@ -1,0 +1,51 @@
+"""Where columns of data may lie, and the maps between there and the real line.
+
+A flow with a support has no mass outside: `log_prob` is -inf there, and draws lie inside.
+
+    flows.supports.real               all numbers
+    flows.supports.positive           numbers above 0, such as incomes
+    flows.supports.interval(a, b)     numbers from a to b, ends included, such as percentages
+    flows.supports.circle(period)     a, a + period, a + 2 period .. are one point (flows.ncsf)
+    flows.supports.integers(a, b)     a, a + 1 .. b; integers(0) are counts, integers() all of them
+    flows.supports.categories(k)      0, 1 .. k - 1
+"""
+
+from flows.supports.columns import Columns, above_base, dequantized, of_columns, of_kind, space
+from flows.supports.kinds import (
+    ANGLES,
+    Support,
+    categories,
+    circle,
+    integers,
+    interval,
+    positive,
+    real,
+)
+from flows.supports.maps import NUM_CELL_POINTS, cell_points, from_real, outside, rounded, to_real
+from flows.supports.tables import require_inside, unbounded, unconstrained
+
+__all__ = [
+    "ANGLES",
+    "NUM_CELL_POINTS",
+    "Columns",
+    "Support",
+    "above_base",
+    "categories",
+    "cell_points",
+    "circle",
+    "dequantized",
+    "from_real",
+    "integers",
+    "interval",
+    "of_columns",
+    "of_kind",
+    "outside",
+    "positive",
+    "real",
+    "require_inside",
+    "rounded",
+    "space",
+    "to_real",
+    "unbounded",
+    "unconstrained",
+]
