@@ -141,11 +141,7 @@ FLOWS = {
     ),
     "ncsf beside numbers": lambda rngs: flows.ncsf(
         D, num_layers=2, hidden_sizes=(16,), rngs=rngs,
-        support=[supports.circle(24), supports.real, supports.circle, supports.interval(-50, 50)],
-    ),
-    "maf bounded context": lambda rngs: flows.maf(
-        D, num_layers=2, hidden_sizes=(16,), context_size=C, rngs=rngs,
-        support=supports.interval(-50, 60),
+        support=[supports.circle(24), supports.real, supports.circle, supports.real],
     ),
     "ncsf context": lambda rngs: flows.ncsf(
         2, num_layers=2, hidden_sizes=(16,), context_size=C, rngs=rngs,
