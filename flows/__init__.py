@@ -3,9 +3,16 @@
 from flows import bijectors, conditioners, distributions, divergences, supports, training
 from flows._version import __version__
 from flows.architectures import iaf, maf, ncsf, nsf, real_nvp
-from flows.density import FitResult, fit
+from flows.density import FitResult, fit, fit_ensemble
 from flows.distillation import DistillReport, DistillResult, distill
-from flows.distributions import CircularUniform, DiagonalNormal, Flow, StandardNormal, StudentT
+from flows.distributions import (
+    CircularUniform,
+    DiagonalNormal,
+    Ensemble,
+    Flow,
+    StandardNormal,
+    StudentT,
+)
 from flows.frames import as_frame
 from flows.serialization import load, save
 from flows.variational import Posterior, fit_posterior
@@ -15,6 +22,7 @@ __all__ = [
     "DiagonalNormal",
     "DistillReport",
     "DistillResult",
+    "Ensemble",
     "FitResult",
     "Flow",
     "Posterior",
@@ -28,6 +36,7 @@ __all__ = [
     "distributions",
     "divergences",
     "fit",
+    "fit_ensemble",
     "fit_posterior",
     "iaf",
     "load",

@@ -20,7 +20,7 @@ from flax import nnx
 from flows import bijectors, conditioners, distributions
 from flows._recipes import Array, Factory, Partial, Recipe, Rngs, Unknown, recipe_of
 from flows._version import __version__
-from flows.distributions import Flow, require_flow
+from flows.distributions import Ensemble, Flow, require_flow
 from flows.supports import Support
 
 FORMAT = "flows-jax"
@@ -41,8 +41,8 @@ NAMED = {
 """The functions that a file may name."""
 
 
-def save(path: str | os.PathLike, flow: Flow) -> None:
-    """Writes a flow to one file: architecture, arguments, version and arrays.
+def save(path: str | os.PathLike, flow: Flow | Ensemble) -> None:
+    """Writes a flow, or an ensemble, to one file: architecture, arguments, version and arrays.
 
     The file is written beside `path` first and then moved there, so that an interrupted save
     never leaves half a file. Parts of your own are saved too, if their constructor arguments are
@@ -63,7 +63,7 @@ def save(path: str | os.PathLike, flow: Flow) -> None:
         >>> flows.load(path).event_shape
         (2,)
     """
-    require_flow("flow", flow)
+    _require_flow_or_ensemble("flow", flow)
     header = {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -83,7 +83,12 @@ def save(path: str | os.PathLike, flow: Flow) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _check_rebuilds(flow: Flow, recipe: Any, arrays: dict[str, np.ndarray]) -> None:
+def _require_flow_or_ensemble(name: str, value: Any) -> None:
+    if not isinstance(value, Ensemble):
+        require_flow(name, value)
+
+
+def _check_rebuilds(flow: Flow | Ensemble, recipe: Any, arrays: dict[str, np.ndarray]) -> None:
     """Raises unless `load` will rebuild this very flow: better now than when it is gone."""
     try:
         rebuilt = nnx.eval_shape(lambda: _read(recipe).build(nnx.Rngs(0)))
@@ -106,7 +111,7 @@ def _check_rebuilds(flow: Flow, recipe: Any, arrays: dict[str, np.ndarray]) -> N
         )
 
 
-def _settings(flow: Flow) -> dict[str, str]:
+def _settings(flow: Flow | Ensemble) -> dict[str, str]:
     """What a flow keeps by path: of arrays the kind, of all else how it reads."""
     plain = lambda value: value.item() if isinstance(value, np.generic) else value
     read = lambda value: re.sub(r" at 0x[0-9a-f]+", "", repr(plain(value)))
@@ -119,11 +124,11 @@ def _settings(flow: Flow) -> dict[str, str]:
     }
 
 
-def _shapes(flow: Flow) -> dict[str, tuple[int, ...]]:
+def _shapes(flow: Flow | Ensemble) -> dict[str, tuple[int, ...]]:
     return {name: tuple(leaf.shape) for name, leaf in _arrays(flow).items()}
 
 
-def load(path: str | os.PathLike) -> Flow:
+def load(path: str | os.PathLike) -> Flow | Ensemble:
     """Reads a flow written by `save`; no template is needed.
 
     Args:
@@ -164,7 +169,7 @@ def load(path: str | os.PathLike) -> Flow:
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} does not fit this version of flows-jax: {error}") from error
     try:
-        require_flow(f"the content of {path}", flow)
+        _require_flow_or_ensemble(f"the content of {path}", flow)
     except TypeError as error:
         raise ValueError(str(error)) from None
     wanted = _shapes(flow)
@@ -179,7 +184,7 @@ def load(path: str | os.PathLike) -> Flow:
     return jax.tree.unflatten(jax.tree.structure(flow), leaves)
 
 
-def _arrays(flow: Flow) -> dict[str, Any]:
+def _arrays(flow: Flow | Ensemble) -> dict[str, Any]:
     """The leaves of a flow by their paths, such as "bijector/layers/bijectors/0/..."."""
 
     def name(path: tuple) -> str:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from flows import _checks
 from flows.density.objective import MaximumLikelihood
 from flows.density.rows import prepare
-from flows.distributions import Flow, require_flow
+from flows.distributions import Ensemble, Flow, require_flow
 from flows.training import Outcome, TrainingState, adam_unless_given, train
 
 FAR = 100.0  # nats for each coordinate: data 14 standard deviations out
@@ -24,14 +24,15 @@ class FitResult(Outcome):
     """A fitted flow, and how it went: see also `flows.training.Outcome`.
 
     Attributes:
-        flow: The flow with the lowest validation loss (the last one without validation).
+        flow: The flow with the lowest validation loss (the last one without validation); of
+            `fit_ensemble` an `Ensemble`.
         losses: The mean negative log-likelihood in nats of each step's batch.
         history: {"train": ..., "validation": ...}, that of each epoch (of the steps not skipped).
         held_out: The rows that were validated on, not trained on: (x, context or None, weights or
             None); None without validation.
     """
 
-    flow: Flow
+    flow: Flow | Ensemble
     held_out: tuple[jax.Array, jax.Array | None, jax.Array | None] | None
 
 
@@ -51,6 +52,7 @@ def fit(
     patience: int | None = 10,
     ema_decay: float | None = None,
     dequantize: Any = None,
+    jitter: float | None = None,
     compute_dtype: Any = None,
     mesh: Mesh | None = None,
     checkpoint_dir: str | os.PathLike | None = None,
@@ -89,6 +91,10 @@ def fit(
             log P(x) >= E_u[log_prob(x + u)] + sum_i log w_i (Theis et al. 2016,
             arXiv:1511.01844). Where w_i is 0, column i is left out of the sum, and P remains a
             density in it. The history's losses lack the sum.
+        jitter: Standard deviation of normal noise added to the rows in each step, in standard
+            deviations of the columns (of what they are on the real line that supports are mapped
+            to): 0.1, say, so that a small table is not learnt by heart (Rothfuss et al. 2019,
+            arXiv:1907.08982). Validation does without.
         compute_dtype: In which the conditioners' matrix products are made while training, e.g.
             `jax.numpy.bfloat16`, for accelerators. Parameters, log-determinants, inverses,
             validation and the flow returned are not affected.
@@ -132,14 +138,15 @@ def fit(
     key = _checks.prng_key("key", key)
     split_key, train_key = jax.random.split(key)
     rows = prepare(
-        flow, x, context, weights, validation, dequantize, batch_size, steps_per_epoch, split_key
-    )
+        flow, x, context, weights, validation, dequantize, jitter, batch_size, steps_per_epoch,
+        split_key,
+    )  # fmt: skip
     num_steps = _checks.positive_int("max_epochs", max_epochs) * rows.steps_per_epoch
     if patience is not None:
         _checks.positive_int("patience", patience)
     result = train(
         flow,
-        MaximumLikelihood(rows.noise, compute_dtype),
+        MaximumLikelihood(rows.noise, rows.jitter, compute_dtype),
         rows.training,
         validation=rows.held_out,
         metric=MaximumLikelihood(rows.noise),

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from flows import _checks
-from flows.supports import Columns, of_kind
+from flows._columns import sample_of
+from flows.supports import Columns, of_kind, unconstrained
 
 COPIES = 0.1  # the share of rows that may repeat others
 
@@ -48,6 +49,17 @@ def noise_widths(
             stacklevel=4,
         )
     return jnp.asarray(widths) if widths.any() else None
+
+
+def jitter_of(jitter: Any, x: Any, columns: Columns | None) -> jax.Array | None:
+    """Standard deviations [D] of the noise that is `jitter` times those of the columns of x."""
+    if jitter is None:
+        return None
+    sample = sample_of(x)
+    if columns is not None:
+        sample = unconstrained(columns, sample)
+    scale = _checks.positive("jitter", jitter) * sample.astype(np.float64).std(axis=0)
+    return jnp.asarray(scale, jnp.result_type(float))
 
 
 def warn_of_copies(x: Any, context: Any) -> None:

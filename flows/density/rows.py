@@ -10,7 +10,7 @@ import numpy as np
 from flows import _checks
 from flows._columns import steps_between_values
 from flows.density.bounds import require_room, warn_of_bounds
-from flows.density.repeats import noise_widths, warn_of_copies
+from flows.density.repeats import jitter_of, noise_widths, warn_of_copies
 from flows.distributions import Flow
 from flows.supports import require_inside
 from flows.training import NOTHING, Batches, Begun, OnDisk, shuffled
@@ -28,6 +28,7 @@ class Rows(NamedTuple):
         training: (x, context or None, weights or None), as `flows.training.train` takes them.
         held_out: The same for validation, in memory; or None.
         noise: Widths of the uniform noise to add to x [D], or None.
+        jitter: Standard deviations of the normal noise to add [D], or None.
         batch_size: Rows in a batch.
         steps_per_epoch: Batches in an epoch.
     """
@@ -35,13 +36,14 @@ class Rows(NamedTuple):
     training: Any
     held_out: Any
     noise: jax.Array | None
+    jitter: jax.Array | None
     batch_size: int
     steps_per_epoch: int
 
 
 def prepare(
     flow: Flow, x: Any, context: Any, weights: Any, validation: Any, dequantize: Any,
-    batch_size: int | None, steps_per_epoch: int | None, key: jax.Array,
+    jitter: float | None, batch_size: int | None, steps_per_epoch: int | None, key: jax.Array,
 ) -> Rows:  # fmt: skip
     """Checks the arguments of `fit` that concern data, and splits the rows."""
     if batch_size is not None:
@@ -54,7 +56,7 @@ def prepare(
         validation = None if is_iterable_of_batches(x) else HELD_OUT_SHARE
     if is_iterable_of_batches(x):
         return _of_iterable(
-            flow, x, context, weights, validation, dequantize, batch_size, steps_per_epoch
+            flow, x, context, weights, validation, dequantize, jitter, batch_size, steps_per_epoch
         )
     if steps_per_epoch is not None:
         raise ValueError("steps_per_epoch is for iterables of batches, but x is an array.")
@@ -76,7 +78,8 @@ def prepare(
         batch_size = min(DEFAULT_BATCH_SIZE, num_rows)
     if batch_size > num_rows:
         raise ValueError(f"batch_size is {batch_size}, more than the {num_rows} training rows.")
-    return Rows(training, held_out, noise, batch_size, num_rows // batch_size)
+    scale = jitter_of(jitter, data[0], flow.support)
+    return Rows(training, held_out, noise, scale, batch_size, num_rows // batch_size)
 
 
 def _given_validation(flow: Flow, validation: Any, integers: bool) -> Any:
@@ -142,7 +145,7 @@ def _checked_weights(weights: Any, x: Any) -> np.ndarray | None:
 
 def _of_iterable(
     flow: Flow, x: Iterable, context: Any, weights: Any, validation: Any, dequantize: Any,
-    batch_size: int | None, steps_per_epoch: int | None,
+    jitter: float | None, batch_size: int | None, steps_per_epoch: int | None,
 ) -> Rows:  # fmt: skip
     for name, value in [("context", context), ("weights", weights)]:
         if value is not None:
@@ -187,7 +190,9 @@ def _of_iterable(
     noise = noise_widths(dequantize, steps_between_values(first[0]), flow.support)
     require_room(first[0], flow.support, noise)
     warn_of_bounds(first[0], flow.support, noise)
-    return Rows(Batches(stream, steps_per_epoch, convert), held_out, noise, size, steps_per_epoch)
+    batches = Batches(stream, steps_per_epoch, convert)
+    scale = jitter_of(jitter, first[0], flow.support)
+    return Rows(batches, held_out, noise, scale, size, steps_per_epoch)
 
 
 def _checked_batch(

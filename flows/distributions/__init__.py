@@ -7,6 +7,7 @@ from flows.distributions.bases import (
     StandardNormal,
     StudentT,
 )
+from flows.distributions.ensemble import Ensemble
 from flows.distributions.flow import Flow, require_flow, require_single
 from flows.distributions.product import Product
 
@@ -14,6 +15,7 @@ __all__ = [
     "CircularUniform",
     "DiagonalNormal",
     "Distribution",
+    "Ensemble",
     "Flow",
     "Product",
     "StandardNormal",

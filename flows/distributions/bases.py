@@ -45,6 +45,11 @@ class Distribution(Recorded, distrax.Distribution):
         return "numbers"
 
     @property
+    def is_reparameterized(self) -> bool:
+        """Whether draws follow the parameters, so that they can be differentiated."""
+        return True
+
+    @property
     def dtype(self) -> jnp.dtype:
         """The type of the draws."""
         return jnp.result_type(float, *jax.tree.leaves(self))

@@ -92,6 +92,11 @@ class Flow(Distribution):
         """Whether there are integer columns."""
         return self.support is not None and bool(supports.of_kind(self.support, "integers").any())
 
+    @property
+    def is_reparameterized(self) -> bool:
+        """Whether draws follow the parameters, so that they can be differentiated."""
+        return self.base.is_reparameterized and not self.is_discrete
+
     def unconstrained(self) -> "Flow":
         """The distribution on the real line that the support is the image of (see `supports`)."""
         return Flow(self.base, self.bijector)

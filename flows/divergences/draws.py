@@ -84,7 +84,9 @@ def _is_reparameterized(p: Any) -> bool:
     """Whether the draws of p follow its parameters: those of mixtures and of counts do not."""
     if isinstance(p, tfd.Distribution):
         return p.reparameterization_type == tfd.FULLY_REPARAMETERIZED
-    if isinstance(p, JUMPING) or getattr(p, "is_discrete", False):
+    if hasattr(p, "is_reparameterized"):
+        return p.is_reparameterized
+    if isinstance(p, JUMPING):
         return False
     if hasattr(p, "distribution"):
         return _is_reparameterized(p.distribution)
