@@ -1,6 +1,7 @@
 """The results in `results/*.json` as Markdown tables; each function returns what one file holds."""
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -106,6 +107,36 @@ def of_families(rows: list[dict]) -> str:
         for row in rows
     )  # fmt: skip
     return table(["family", "D, H", *KINDS, "compile gradient, 5 and 20 layers, s"], lines)
+
+
+# density.py
+
+
+def of_density(rows: list[dict]) -> str:
+    """Test log-likelihood of each fit on each table, in nats; the best in bold."""
+    columns = list(dict.fromkeys((row["table"], row["budget s"]) for row in rows))
+    fits = list(dict.fromkeys(row["fit"] for row in rows))
+
+    def found(fit: str, column: tuple) -> list[dict]:
+        return [r for r in rows if (r["fit"], r["table"], r["budget s"]) == (fit, *column)]
+
+    def mean(fit: str, column: tuple) -> float:
+        tests = [row["test"] for row in found(fit, column)]
+        return sum(tests) / len(tests) if tests else -math.inf
+
+    def cell(fit: str, column: tuple) -> str:
+        here = found(fit, column)
+        if not here:
+            return "-"
+        tests = [row["test"] for row in here]
+        error = max(row["error"] for row in here)
+        text = f"{mean(fit, column):.2f} +- {error:.2f}"
+        if len(tests) > 1:
+            text += f" ({min(tests):.2f} .. {max(tests):.2f})"
+        return f"**{text}**" if fit == max(fits, key=lambda f: mean(f, column)) else text
+
+    lines = ([fit, *(cell(fit, column) for column in columns)] for fit in fits)
+    return table(["fit", *(f"{name}, {seconds:g} s" for name, seconds in columns)], lines)
 
 
 # training.py

@@ -35,7 +35,7 @@ def positive(name: str, value: Any) -> float:
 
 def floats(value: Any) -> jax.Array:
     """Returns `value` as a floating-point array."""
-    array = jnp.asarray(value)
+    array = jnp.asarray(frame_values("value", value) if is_frame(value) else value)
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
@@ -88,13 +88,16 @@ def column(frame: Any, i: int) -> np.ndarray:
 
 
 def array(name: str, value: Any) -> np.ndarray:
-    """An array of what users give for one: arrays are left as they are, also on disk.
+    """An array of what users give for one: arrays are left as they are, also on disk."""
+    return frame_values(name, value) if is_frame(value) else np.asarray(value)
+
+
+def frame_values(name: str, value: Any) -> np.ndarray:
+    """The values of a frame [rows, columns].
 
     Raises:
-        TypeError: A column of a frame does not hold numbers; the error names it.
+        TypeError: A column does not hold numbers; the error names it.
     """
-    if not is_frame(value):
-        return np.asarray(value)
     columns = [column(value, i) for i in range(value.shape[1])]
     for label, values in zip(value.columns, columns, strict=True):
         numbers(f"{name} column {label!r}", values)

@@ -47,7 +47,8 @@ def maf(
         inverse: How the sequential direction is computed, "auto", "blocked" or "jacobi": see
             `flows.bijectors.MaskedAutoregressive`.
         standardize_with: Data [rows, event_size], or a pair (data, context): puts a fixed
-            whitening layer in front, so that data in raw units just work. A `numpy.memmap` is
+            whitening layer in front, so that data in raw units just work; of fewer than
+            5 event_size^2 rows it only scales columns. A `numpy.memmap` is
             read a block at a time. Columns that take few values, such as counts, are taken with
             the noise that `flows.fit(dequantize=True)` adds to them. None for none.
         support: Where the columns of data may lie, one of `flows.supports` for all of them or one
@@ -89,8 +90,9 @@ def maf(
         )
 
     return stacked(
-        event_size, layer, num_layers, base, permutation, standardize_with, support, rngs
-    )
+        event_size, layer, num_layers, transformer, base, permutation, standardize_with, support,
+        rngs,
+    )  # fmt: skip
 
 
 def iaf(
@@ -135,5 +137,6 @@ def iaf(
         )
 
     return stacked(
-        event_size, layer, num_layers, base, permutation, standardize_with, support, rngs
-    )
+        event_size, layer, num_layers, transformer, base, permutation, standardize_with, support,
+        rngs,
+    )  # fmt: skip

@@ -10,8 +10,17 @@ import numpy as np
 from flax import nnx
 
 from flows import _checks, supports
-from flows.bijectors import Bijector, Chain, Permutation, Reverse, Stack, StandardizedContext
+from flows.bijectors import (
+    Bijector,
+    Chain,
+    Permutation,
+    Reverse,
+    Stack,
+    StandardizedContext,
+    Transformer,
+)
 from flows.bijectors.linear import column_moments, whitening
+from flows.bijectors.transformers.base import CIRCLE
 from flows.distributions import Distribution, Flow, StandardNormal
 
 PERMUTATIONS = ("random", "reverse")
@@ -21,6 +30,7 @@ def stacked(
     event_size: int,
     make_layer: Callable[[nnx.Rngs], Bijector],
     num_layers: int,
+    transformer: Transformer | None,
     base: Distribution | None,
     permutation: str,
     standardize_with: Any,
@@ -46,13 +56,20 @@ def stacked(
         order = stack.layers.bijectors[1].order
         order[...] = order[...].at[::2].set(jnp.arange(event_size - 1, -1, -1))
     flow = Flow(StandardNormal(event_size) if base is None else base, stack, support)
+    has_angles = flow.support is not None and supports.of_kind(flow.support, "circle").any()
+    periodic = transformer is not None and transformer.reference is CIRCLE
+    if has_angles != periodic:
+        raise ValueError(
+            "support and base must be over angles where the transformer is periodic, and only "
+            "there: flows.ncsf makes flows over angles."
+        )
     if standardize_with is None:
         return flow
     x, context = _checks.pair("standardize_with", standardize_with)
     bijector = _standardized_context(stack, context)
     if flow.support is not None and supports.of_kind(flow.support, "circle").all():
         if x is not None:
-            _require_one_turn(_checks.array("standardize_with", x), flow.support)
+            require_one_turn(_checks.array("standardize_with", x), flow.support)
     else:
         bijector = Chain([_whitening(x, event_size, flow.support), bijector])
     return Flow(flow.base, bijector, flow.support)
@@ -69,10 +86,13 @@ def _whitening(x: Any, event_size: int, columns: supports.Columns | None) -> Bij
     return whitening(table, event_size, to_real, supports.unbounded(columns))
 
 
-def _require_one_turn(angles: np.ndarray, columns: supports.Columns) -> None:
+def require_one_turn(angles: np.ndarray, columns: supports.Columns) -> None:
+    """Raises if the angles among the columns span more than a turn: they are in other units."""
     _checks.inspect_table("standardize_with", angles, len(columns), integers=True)
     span = angles.max(axis=0).astype(float) - angles.min(axis=0).astype(float)
+    circular = supports.of_kind(columns, "circle")
     periods = np.array([support.high - support.low for support in columns])
+    periods = np.where(circular, periods, np.inf)
     if (span > periods * (1 + 1e-6)).any():
         column = int((span / periods).argmax())
         raise ValueError(

@@ -9,6 +9,7 @@ from flax import nnx
 
 from flows import _checks, supports
 from flows.architectures.autoregressive import maf
+from flows.architectures.base import require_one_turn
 from flows.architectures.coupling import real_nvp
 from flows.bijectors import Blocks, CircularSpline, RationalQuadraticSpline
 from flows.conditioners import circle
@@ -74,10 +75,11 @@ def on_circle(
 ) -> Flow:
     """A flow of angles with the layers of any architecture; arguments are those of `ncsf`."""
     columns = supports.of_columns(support, _checks.positive_int("event_size", event_size))
-    if columns is not None:
-        circular = supports.of_kind(columns, "circle")
-        if circular.any() and not circular.all():
-            return _beside_numbers(architecture, columns, num_bins, base, rngs, **options)
+    if columns is None:
+        raise ValueError("support must have a circle, for a flow over angles: see flows.nsf.")
+    circular = supports.of_kind(columns, "circle")
+    if circular.any() and not circular.all():
+        return _beside_numbers(architecture, columns, num_bins, base, rngs, **options)
     return architecture(
         event_size,
         transformer=CircularSpline(num_bins),
@@ -108,9 +110,13 @@ def _beside_numbers(
     take = lambda where: tuple(columns[i] for i in where)
     x, context = _checks.pair("standardize_with", standardize_with)
     with_angles = with_others = None
+    if x is None and context is not None:
+        raise ValueError("standardize_with must hold rows x, where some columns are no angles.")
     if x is not None:
         x = _checks.array("standardize_with", x)
         _checks.inspect_table("standardize_with", x, len(columns), integers=True)
+        supports.require_inside("standardize_with", x, columns)
+        require_one_turn(x, columns)
         with_angles = (x[:, angles], context)
         turned, _ = supports.to_real(take(angles), jnp.asarray(x[:, angles], float))
         seen = np.asarray(circle(turned)).reshape(len(x), -1)

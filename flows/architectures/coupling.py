@@ -50,5 +50,6 @@ def real_nvp(
         )
 
     return stacked(
-        event_size, layer, num_layers, base, permutation, standardize_with, support, rngs
-    )
+        event_size, layer, num_layers, transformer, base, permutation, standardize_with, support,
+        rngs,
+    )  # fmt: skip

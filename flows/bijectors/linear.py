@@ -12,6 +12,8 @@ from flax import nnx
 from flows import _checks, _columns
 from flows.bijectors.base import Bijector, Buffer
 
+ROWS_PER_COVARIANCE = 5  # for each of its entries: with fewer, columns are scaled only
+
 # In full precision on every device, for the inverse is.
 _product = functools.partial(jnp.matmul, precision=jax.lax.Precision.HIGHEST)
 
@@ -193,6 +195,10 @@ def whitening(
 ) -> TriangularAffine:
     """The fixed affine map from white noise to the mean and covariance of the rows of x.
 
+    Of fewer than ROWS_PER_COVARIANCE D^2 rows the variances are taken only: there full whitening
+    blows up directions that hold little but noise, and costs likelihood
+    (`benchmarks/small_tables.md`).
+
     Columns that take few values, such as counts, are taken with the uniform noise that
     `flows.fit(dequantize=True)` adds to them: without it, one-hot columns have no inverse
     covariance, and any noise would be blown up.
@@ -217,6 +223,8 @@ def whitening(
     # Columns that repeat one another leave the correlation singular: a ridge of 1e-6 keeps the
     # map invertible in float32, and the layers behind it learn what it leaves.
     correlation = covariance / np.outer(scale, scale)
+    if len(x) < ROWS_PER_COVARIANCE * len(loc) ** 2:
+        correlation = np.eye(len(loc))
     factor = np.linalg.cholesky(correlation + 1e-6 * np.eye(len(loc)))
     dtype = jnp.result_type(float)
     return TriangularAffine(

@@ -4,20 +4,29 @@ import warnings
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from flows import _disk
 from flows._columns import sample_of
 from flows.supports import Columns, of_kind
 
-NEAREST = 20, 200  # rows next to an end that are looked at, at least and at most
+MIN_ROWS = 1000
+MAX_NEAREST = 200  # rows next to an end that are looked at, at most
 
 
-def warn_of_bounds(x: Any, columns: Columns | None, noise: Any) -> None:
-    """Warns if x [N, D], with its noise, ends abruptly where the support does not."""
+def warn_of_bounds(x: Any, columns: Columns | None, widths: Any) -> None:
+    """Warns if x [N, D] ends abruptly where the support does not.
+
+    Args:
+        x: Rows, in memory or on disk.
+        columns: The supports that the flow knows.
+        widths: Of the noise in each column, or of the steps between its values [D].
+    """
+    if len(x) < MIN_ROWS:
+        return
     sample = sample_of(x).astype(np.float64)
-    if noise is not None:
-        sample = sample + np.asarray(noise) * np.random.default_rng(0).random(sample.shape)
-    touched = np.array([touched_ends(column) for column in sample.T])
+    sample = sample + np.asarray(widths) * np.random.default_rng(0).random(sample.shape)
+    touched = np.array([touched_ends(column, 2 * sample.shape[1]) for column in sample.T])
     if columns is not None:
         ends = np.array([support.ends for support in columns])
         touched &= ~np.isfinite(ends)
@@ -36,8 +45,10 @@ def warn_of_bounds(x: Any, columns: Columns | None, noise: Any) -> None:
         )
 
 
-def touched_ends(values: np.ndarray) -> tuple[bool, bool]:
+def touched_ends(values: np.ndarray, num_tests: int = 2) -> tuple[bool, bool]:
     r"""Whether a density does not fall off towards its least and its largest value.
+
+    The more ends are tested the surer it has to be.
 
     Of the k values next to an end, the distances d_i from it, in units of that of the k-th, are
     looked at: the mean of -log d_i is 1 +- 1 / sqrt(k) where the density is flat at the end, 1 / 2
@@ -45,10 +56,8 @@ def touched_ends(values: np.ndarray) -> tuple[bool, bool]:
     one (the estimate of the extreme value index by Falk 1995, Ann. Inst. Statist. Math. 47). It
     does not depend on units.
     """
-    num_nearest = min(max(len(values) // 20, NEAREST[0]), NEAREST[1])
-    if num_nearest >= len(values) // 2:
-        return False, False
-    limit = 0.65 + 1.5 / num_nearest**0.5
+    num_nearest = min(len(values) // 20, MAX_NEAREST)
+    limit = 0.6 + special.ndtri(1 - 0.01 / num_tests) / 1.5 / num_nearest**0.5
     low = np.sort(np.partition(values, num_nearest)[: num_nearest + 1])
     high = np.sort(np.partition(-values, num_nearest)[: num_nearest + 1])
     return _flatness(low) > limit, _flatness(high) > limit

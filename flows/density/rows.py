@@ -67,7 +67,7 @@ def prepare(
     steps = steps_between_values(data[0])
     noise = noise_widths(dequantize, steps, flow.support)
     require_room(data[0], flow.support, noise)
-    warn_of_bounds(data[0], flow.support, noise)
+    warn_of_bounds(data[0], flow.support, steps if noise is None else np.maximum(steps, noise))
     continuous = steps == 0 if noise is None else (steps == 0) & (np.asarray(noise) == 0)
     given = _given_validation(flow, validation, noisy)
     training, held_out = split(data, given, None if given else validation, key)
@@ -189,7 +189,6 @@ def _of_iterable(
 
     noise = noise_widths(dequantize, steps_between_values(first[0]), flow.support)
     require_room(first[0], flow.support, noise)
-    warn_of_bounds(first[0], flow.support, noise)
     batches = Batches(stream, steps_per_epoch, convert)
     scale = jitter_of(jitter, first[0], flow.support)
     return Rows(batches, held_out, noise, scale, size, steps_per_epoch)
@@ -207,14 +206,14 @@ def _checked_batch(
         )
     x, context, weights = (*parts, None, None)[:3]
     _checks.context_wanted("the context in x's batches", context is not None, flow.context_size)
-    x = np.asarray(x)
+    x = _checks.array("x in a batch", x)
     _checks.numbers("x in a batch", x)
     if x.ndim != 2 or x.shape[1] != flow.event_size or not len(x):
         raise ValueError(
             f"x must give batches of shape [rows, {flow.event_size}], got shape {x.shape}."
         )
     if context is not None:
-        context = np.asarray(context)
+        context = _checks.array("context in a batch", context)
         _checks.numbers("context in a batch", context)
         if context.shape != (len(x), flow.context_size):
             raise ValueError(

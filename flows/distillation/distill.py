@@ -247,7 +247,7 @@ def _default_student(
     support = getattr(teacher, "support", None)
     architecture = iaf
     if "angles" in str(space(teacher)):
-        around = teacher.unconstrained().support if support else supports.ANGLES
+        around = _around(space(teacher), event_size)
         architecture = functools.partial(on_circle, iaf, support=around)
     student = architecture(
         event_size,
@@ -259,3 +259,9 @@ def _default_student(
         rngs=rngs,
     )
     return Flow(student.base, student.bijector, support)
+
+
+def _around(spaces: Any, event_size: int) -> list[supports.Support]:
+    """Circles in radians where a teacher has angles, on the real line."""
+    spaces = (spaces,) * event_size if isinstance(spaces, str) else spaces
+    return [supports.ANGLES if "angles" in each else supports.real for each in spaces]

@@ -9,6 +9,7 @@ import numpy as np
 
 from flows.distributions import Flow
 from flows.divergences import Estimate, kl
+from flows.divergences.supports import on_real_line
 
 NUM_KL_DRAWS = 20_000
 NUM_TIMED_DRAWS = 10_000
@@ -89,6 +90,7 @@ def _mean_kl(p: Any, q: Any, key: jax.Array) -> Estimate:
     """KL(p || q); for a batch of conditional distributions, its mean over the contexts."""
     if not p.batch_shape:
         return kl(p, q, key=key, num_samples=NUM_KL_DRAWS)
+    p, q = on_real_line(p, q)
     x, log_p = p.sample_and_log_prob(seed=key)  # one draw for each context
     return Estimate.from_draws(log_p - q.log_prob(x))
 

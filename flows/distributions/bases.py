@@ -37,7 +37,7 @@ class Distribution(Recorded, distrax.Distribution):
 
     @property
     def space(self) -> Any:
-        """What its columns hold: "numbers", "integers" or "angles of period 6.28319".
+        """What its columns hold: "numbers", "integers" or "angles of period 6.28318531".
 
         One string for all of them, or a tuple where they differ. Distributions of different spaces
         cannot be compared.

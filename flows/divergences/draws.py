@@ -77,6 +77,9 @@ def draw(p: Any, q: Any, key: jax.Array | None, num_samples: int, sampling: str)
 def _sample_and_log_prob(p: Any, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
     if isinstance(p, tfd.Distribution):
         return p.experimental_sample_and_log_prob(n, seed=key)
+    if getattr(p, "support", None) is not None:  # of the draws as they are rounded next to an end
+        x = p.sample(seed=key, sample_shape=(n,))
+        return x, p.log_prob(x)
     return p.sample_and_log_prob(seed=key, sample_shape=(n,))
 
 

@@ -14,6 +14,29 @@ POSITIVE = {
 UNIT = {"Beta", "Kumaraswamy", "LogitNormal"}
 
 
+DISCRETE = {
+    "Bernoulli", "Binomial", "Categorical", "Geometric", "Multinomial", "NegativeBinomial",
+    "OneHotCategorical", "Poisson",
+}  # fmt: skip
+
+
+def on_real_line(p: Any, q: Any) -> tuple[Any, Any]:
+    """The two as they are on the real line, where they are flows of one support; else themselves.
+
+    Divergences are the same there, and free of the rounding next to the ends of the support.
+
+    Raises:
+        ValueError: p and q are distributions over different things.
+    """
+    same_space(p, q)
+    supports = [getattr(dist, "support", None) for dist in (p, q)]
+    if supports[0] is None or supports[0] != supports[1] or p.is_discrete:
+        return p, q
+    if not all(hasattr(dist, "unconstrained") for dist in (p, q)):
+        return p, q
+    return p.unconstrained(), q.unconstrained()
+
+
 def same_space(p: Any, q: Any) -> None:
     """Raises if p and q are distributions over different things."""
     p_shape, q_shape = tuple(p.event_shape), tuple(q.event_shape)
@@ -24,22 +47,18 @@ def same_space(p: Any, q: Any) -> None:
 
 
 def comparable(p: Any, q: Any) -> bool:
-    """Whether p and q are both over numbers, or over integers, or over angles of one period.
-
-    What families other than those of this library are over is known of angles only.
-    """
-    spaces = space(p), space(q)
-    if all(hasattr(dist, "space") for dist in (p, q)) or "angles" in str(spaces):
-        return spaces[0] == spaces[1]
-    return True
+    """Whether p and q are both over numbers, or over integers, or over angles of one period."""
+    one_each = lambda s: (s,) * p.event_shape[0] if p.event_shape and isinstance(s, str) else s
+    return one_each(space(p)) == one_each(space(q))
 
 
 def space(dist: Any) -> Any:
     """What its events are: see `flows.distributions.Distribution.space`."""
     if type(dist).__name__ == "Independent":
         return space(dist.distribution)
-    angles = f"angles of period {2 * math.pi:.6g}"
-    return getattr(dist, "space", angles if type(dist).__name__ == "VonMises" else "numbers")
+    known = {"VonMises": f"angles of period {2 * math.pi:.9g}"}
+    known |= dict.fromkeys(DISCRETE, "integers")
+    return getattr(dist, "space", known.get(type(dist).__name__, "numbers"))
 
 
 def log_prob(dist: Any, x: jax.Array) -> jax.Array:

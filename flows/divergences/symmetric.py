@@ -30,7 +30,7 @@ from flows.divergences.estimate import Estimate
 from flows.divergences.excess import exp_excess
 from flows.divergences.gaussians import gaussian_pair
 from flows.divergences.kl import closed_form, kl
-from flows.divergences.supports import log_prob, same_space
+from flows.divergences.supports import log_prob, on_real_line
 
 Side = tuple[jax.Array, jax.Array, int]
 """T = log p - log q at draws from p or from q [n, ...], their weights and groups."""
@@ -41,7 +41,7 @@ def jeffreys(p: Any, q: Any, **kwargs: Any) -> Estimate:
 
     A closed form where both have one.
     """
-    same_space(p, q)
+    p, q = on_real_line(p, q)
     there, back = closed_form(p, q), closed_form(q, p)
     if there is not None and back is not None:
         return Estimate.exact(there + back)
@@ -126,7 +126,7 @@ def renyi(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
         >>> round(float(renyi(distrax.Normal(0.0, 1.0), distrax.Normal(2.0, 1.0), 0.5).value), 4)
         1.0
     """
-    same_space(p, q)
+    p, q = on_real_line(p, q)
     _require_order(order)
     if order == 1:
         return kl(p, q, **kwargs)
@@ -160,7 +160,7 @@ def alpha(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
         >>> round(float(alpha(p, q, 2.0).value), 4)  # (e - 1) / 2
         0.8591
     """
-    same_space(p, q)
+    p, q = on_real_line(p, q)
     _require_order(order)
     if order == 1:
         return kl(p, q, **kwargs)
@@ -214,7 +214,7 @@ def _both_sides(
     sampling: str = "independent",
 ) -> list[Side]:
     """The draws from p, and those from q."""
-    same_space(p, q)
+    p, q = on_real_line(p, q)
     keys = (None, None) if key is None else jax.random.split(_checks.prng_key("key", key))
     half = max(2, (_checks.positive_int("num_samples", num_samples) + 1) // 2)
     x, log_p, weight, groups = draw(p, q, keys[0], half, sampling)

@@ -29,9 +29,9 @@ class Support:
 
     @property
     def space(self) -> str:
-        """What it holds: "numbers", "integers" or "angles of period 6.28319"."""
+        """What it holds: "numbers", "integers" or "angles of period 6.28318531"."""
         if self.kind == "circle":
-            return f"angles of period {self.high - self.low:.6g}"
+            return f"angles of period {self.high - self.low:.9g}"
         return "integers" if self.kind == "integers" else "numbers"
 
     def __str__(self) -> str:

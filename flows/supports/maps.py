@@ -112,7 +112,8 @@ def outside(columns: Columns, x: Any, np_: ModuleType = jnp) -> Any:
     """Which entries of x [..., D] are outside of their support; NaN are not."""
     low, high = np.array([(support.low, support.high) for support in columns], x.dtype).T
     lower, upper, whole = np.isfinite(low), np.isfinite(high), of_kind(columns, "integers")
-    at_end = (x == low) | (x == high)
+    tiny = jnp.finfo(x.dtype).tiny  # what is less is zero on some devices
+    at_end = (abs(x - low) < tiny) | (abs(high - x) < tiny) | (x == high)
     open_ended = (lower ^ upper) & of_kind(columns, "continuous")
     beyond = (lower | upper) & ((x < low) | (x > high) | (open_ended & at_end))
     off_grid = whole & (x != np_.floor(x)) & ~np_.isnan(x)

@@ -17,8 +17,11 @@ def require_inside(name: str, table: Any, columns: Columns | None) -> None:
     if columns is None:
         return
     number = 0
+    dtype = jnp.result_type(float)
     for first, block in _disk.blocks(table):
-        found = outside(columns, block.astype(np.float64), np)
+        _require_cells(name, block, columns, dtype)
+        with np.errstate(over="ignore"):
+            found = outside(columns, block.astype(dtype), np)
         if not number and found.any():
             row = int(found.any(axis=1).argmax())
             column = int(found[row].argmax())
@@ -27,7 +30,18 @@ def require_inside(name: str, table: Any, columns: Columns | None) -> None:
     if number:
         raise ValueError(
             f"{name} has {number} values outside of their support; the first is {value} in row "
-            f"{where} and column {column}, whose support is {columns[column]}."
+            f"{where} and column {column}, whose support is {columns[column]} in {dtype}."
+        )
+
+
+def _require_cells(name: str, block: np.ndarray, columns: Columns, dtype: Any) -> None:
+    """Raises if integers are so large that numbers hardly differ within their cells."""
+    large = of_kind(columns, "integers") & (abs(block.astype(float)) * jnp.finfo(dtype).eps > 0.13)
+    if large.any():
+        column = int(large.any(axis=0).argmax())
+        raise ValueError(
+            f"{name} has integers of up to {abs(block[:, column]).max():.8g} in column {column}, "
+            f"between which {dtype} has no room: subtract an offset, or set jax_enable_x64."
         )
 
 
