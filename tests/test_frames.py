@@ -41,6 +41,21 @@ def test_frames_go_in_and_come_out(library):
     np.testing.assert_array_equal(out["children"].to_numpy(), draws[:, 1])
 
 
+@pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
+def test_frames_are_taken_by_flows_and_in_batches(library):
+    frame = library.DataFrame({"n": [1, 2, 3], "owner": [True, False, True]})
+    flow = flows.maf(2, num_layers=1, context_size=2, rngs=nnx.Rngs(0))
+    numbers = np.array([[1.0, 1.0], [2.0, 0.0], [3.0, 1.0]])
+    np.testing.assert_array_equal(
+        flow.condition(frame).log_prob(frame), flow.condition(numbers).log_prob(numbers)
+    )
+    result = flows.fit(
+        flow, iter([(frame, frame)] * 4), key=jax.random.key(0), steps_per_epoch=2, max_epochs=2,
+        progress=False,
+    )  # fmt: skip
+    assert len(result.losses) == 4
+
+
 def test_types_are_kept_only_where_no_value_changes():
     frame = pd.DataFrame({"a": [1, 2], "b": [True, False]})
     out = flows.as_frame(np.array([[1.5, 1.0], [2.0, 0.2]]), like=frame)
