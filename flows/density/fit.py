@@ -16,6 +16,7 @@ from flows.density.rows import prepare
 from flows.distributions import Ensemble, Flow, require_flow
 from flows.training import Outcome, TrainingState, adam_unless_given, train
 
+EMA_DECAY = 0.99
 FAR = 100.0  # nats for each coordinate: data 14 standard deviations out
 
 
@@ -50,7 +51,7 @@ def fit(
     max_epochs: int = 100,
     steps_per_epoch: int | None = None,
     patience: int | None = 10,
-    ema_decay: float | None = None,
+    ema_decay: float | str | None = "auto",
     dequantize: Any = None,
     jitter: float | None = None,
     compute_dtype: Any = None,
@@ -82,8 +83,11 @@ def fit(
         steps_per_epoch: Batches in an epoch of an iterable: by default its length, or 100 where it
             has none.
         patience: Stop after so many epochs without a better validation loss; None for never.
-        ema_decay: If given, e.g. 0.999, an exponential moving average of the parameters is kept,
-            and validated beside them; the better of the two is returned.
+        ema_decay: Of an exponential moving average of the parameters, which is kept and validated
+            beside them; the better of the two is returned. (Of fewer than 10 / (1 - ema_decay)
+            steps the last tenth is averaged.) None for none. "auto" is 0.99 where there are rows
+            to validate on, and None otherwise: it never loses there, and small tables gain much
+            (`benchmarks/small_tables.md`).
         dequantize: For columns that take few values, such as counts: the width of the uniform
             noise to add to each column, a number or one for each; True for the smallest step
             between values in the columns that need it. `log_prob` is then that of x + u, u
@@ -155,7 +159,7 @@ def fit(
         batch_size=rows.batch_size,
         num_steps=num_steps,
         patience=patience if rows.held_out is not None else None,
-        ema_decay=ema_decay,
+        ema_decay=_ema_decay(ema_decay, rows.held_out is not None),
         mesh=mesh,
         checkpoint_dir=checkpoint_dir,
         callback=callback,
@@ -177,3 +181,11 @@ def fit(
         stop_reason=result.stop_reason,
         num_skipped=result.num_skipped,
     )
+
+
+def _ema_decay(given: Any, validated: bool) -> float | None:
+    """The decay that stands for "auto"."""
+    if isinstance(given, str):
+        _checks.one_of("ema_decay", given, ("auto",))
+        return EMA_DECAY if validated else None
+    return given

@@ -173,9 +173,12 @@ def validate(state: State, task: Task, *, mesh: Mesh) -> tuple[State, jax.Array]
 def _validate(carry: tuple[State, Log], task: Task, mesh: Mesh) -> tuple[State, Log]:
     """Keeps the parameters, or their average, if they are the best so far; logs the epochs."""
     state, log = carry
-    params, loss = state.params, evaluate(state.params, task, mesh)
-    if state.average is not None:
-        of_average = evaluate(state.average, task, mesh)
+    params = state.params
+    if state.average is None:
+        loss = evaluate(params, task, mesh)
+    else:
+        both = jax.tree.map(lambda *leaves: jnp.stack(leaves), params, state.average)
+        loss, of_average = jax.lax.map(lambda params: evaluate(params, task, mesh), both)
         better = (of_average < loss) | jnp.isnan(loss)
         params = jax.tree.map(functools.partial(jnp.where, better), state.average, params)
         loss = jnp.where(better, of_average, loss)
