@@ -3,7 +3,7 @@
     python benchmarks/small_tables.py [--wines red white] [--data FOLDER]
 
 Prints, and writes to results/small_tables.json, the mean test log-likelihood over ten folds (fold
-k: rows with index % 10 == k), standardised by the training folds as there. Nothing is tuned by fold.
+k: rows with index % 10 == k), standardised by the training folds. Nothing is tuned by fold.
 """
 
 import argparse

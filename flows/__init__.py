@@ -10,6 +10,7 @@ from flows.distributions import (
     DiagonalNormal,
     Ensemble,
     Flow,
+    MixtureOfNormals,
     StandardNormal,
     StudentT,
 )
@@ -25,6 +26,7 @@ __all__ = [
     "Ensemble",
     "FitResult",
     "Flow",
+    "MixtureOfNormals",
     "Posterior",
     "StandardNormal",
     "StudentT",

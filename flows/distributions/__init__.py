@@ -9,6 +9,7 @@ from flows.distributions.bases import (
 )
 from flows.distributions.ensemble import Ensemble
 from flows.distributions.flow import Flow, require_flow, require_single
+from flows.distributions.mixtures import MixtureOfNormals
 from flows.distributions.product import Product
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Distribution",
     "Ensemble",
     "Flow",
+    "MixtureOfNormals",
     "Product",
     "StandardNormal",
     "StudentT",

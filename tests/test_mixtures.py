@@ -1,0 +1,117 @@
+"""The mixture of normals as a base: densities, draws, and their derivatives."""
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import perturbed
+
+import flows
+
+KEY = jax.random.key(0)
+
+
+def mixture(event_size=2, num_components=3):
+    return perturbed(flows.MixtureOfNormals(event_size, num_components), scale=0.5)
+
+
+def test_density_and_draws_are_those_of_distrax():
+    base = mixture()
+    weights = distrax.Categorical(logits=base.logits[...])
+    parts = distrax.MultivariateNormalDiag(base.loc[...], jnp.exp(base.log_scale[...]))
+    expected = distrax.MixtureSameFamily(weights, parts)
+    x = 2 * jax.random.normal(KEY, (50, 2))
+    np.testing.assert_allclose(base.log_prob(x), expected.log_prob(x), rtol=1e-5)
+    draws = base.sample(seed=KEY, sample_shape=(100_000,))
+    np.testing.assert_allclose(draws.mean(axis=0), expected.mean(), atol=0.02)
+    np.testing.assert_allclose(draws.var(axis=0), expected.variance(), rtol=0.02)
+
+
+def test_starts_near_the_standard_normal():
+    base = flows.MixtureOfNormals(3, num_components=8)
+    draws = base.sample(seed=KEY, sample_shape=(10_000,))
+    assert (abs(draws.mean(axis=0)) < 0.8).all()
+    assert (abs(draws.std(axis=0) - 1) < 0.4).all()
+    one = flows.MixtureOfNormals(3, num_components=1)
+    np.testing.assert_allclose(
+        one.log_prob(draws), flows.StandardNormal(3).log_prob(draws), rtol=1e-5
+    )
+
+
+def test_derivatives_of_draws_are_those_of_expectations():
+    """E[x_0 x_1^2] is a polynomial in the parameters; its gradient by draws is unbiased."""
+    base = mixture()
+
+    def by_draws(base, key):
+        x = base.sample(seed=key, sample_shape=(2000,))
+        return (x[:, 0] * x[:, 1] ** 2).mean()
+
+    def exact(base):
+        share = jax.nn.softmax(base.logits[...])
+        loc, variance = base.loc[...], jnp.exp(2 * base.log_scale[...])
+        return (share * loc[:, 0] * (loc[:, 1] ** 2 + variance[:, 1])).sum()
+
+    gradients = jax.vmap(lambda key: jax.grad(by_draws)(base, key))(jax.random.split(KEY, 100))
+    for found, wanted in zip(
+        jax.tree.leaves(gradients), jax.tree.leaves(jax.grad(exact)(base)), strict=True
+    ):
+        error = found.std(axis=0) / 10 + 1e-4
+        assert (abs(found.mean(axis=0) - wanted) < 4.5 * error).all()
+        assert abs(wanted).max() > 10 * error.max()  # the weights' too
+
+
+def test_derivatives_are_finite_far_out():
+    base = flows.MixtureOfNormals(2, num_components=2)
+    base.loc[...] = jnp.array([[-50.0, 0.0], [50.0, 0.0]])
+    square = lambda base: (base.sample(seed=KEY, sample_shape=(10_000,)) ** 2).mean()
+    gradient = jax.grad(square)(base)
+    assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+    np.testing.assert_allclose(gradient.loc[:, 0], [-25, 25], rtol=0.05)
+
+
+def test_modes_that_lie_apart_need_no_bridge():
+    rng = np.random.default_rng(0)
+    x = rng.choice([-6.0, 0.0, 6.0], (3000, 1)) + 0.3 * rng.normal(size=(3000, 2))
+    entropy = np.log(3) + np.log(2 * np.pi * np.e * 0.09)
+
+    def nll(base):
+        flow = flows.real_nvp(2, num_layers=2, base=base, standardize_with=x, rngs=nnx.Rngs(0))
+        fit = flows.fit(flow, x, key=KEY, max_epochs=100, progress=False)
+        draws = fit.flow.sample(seed=KEY, sample_shape=(5000,))
+        return fit.history["validation"].min(), float((abs(draws[:, 0] % 6 - 3) < 1.2).mean())
+
+    loss, between = nll(flows.MixtureOfNormals(2, 3))
+    assert loss < entropy + 0.15
+    assert between < 0.005
+    assert nll(None)[0] > loss + 1.0  # with a normal base: and 0.4 of the draws on the bridges
+
+
+def test_a_posterior_of_two_modes_finds_their_weights():
+    """Weights move by the derivatives of the draws: with components kept on their modes."""
+
+    def log_density(theta):
+        modes = jnp.array([[-3.0, 0.0], [3.0, 0.0]])
+        log_parts = -0.5 * ((theta - modes) ** 2).sum(axis=1) - jnp.log(2 * jnp.pi)
+        return jax.nn.logsumexp(log_parts + jnp.log(jnp.array([0.8, 0.2])))
+
+    base = flows.MixtureOfNormals(2, 2)
+    base.loc[...] = jnp.array([[-3.0, 0.0], [3.0, 0.0]])
+    base.log_scale[...] = jnp.zeros((2, 2))
+    flow = flows.Flow(base, flows.bijectors.Elementwise(2))
+    posterior = flows.fit_posterior(
+        log_density, flow=flow, key=KEY, num_steps=1000, learning_rate=0.02, progress=False
+    )
+    share = jax.nn.softmax(posterior.flow.base.logits[...])
+    np.testing.assert_allclose(share, [0.8, 0.2], atol=0.03)
+    assert abs(posterior.diagnostics.log_evidence.value) < 0.02
+
+
+def test_files_and_bad_input(tmp_path):
+    flow = flows.Flow(mixture(), flows.bijectors.Elementwise(2))
+    flows.save(tmp_path / "flow.npz", flow)
+    x = jnp.ones((3, 2))
+    np.testing.assert_array_equal(flows.load(tmp_path / "flow.npz").log_prob(x), flow.log_prob(x))
+    with pytest.raises(ValueError, match="num_components must be at least 1, got 0"):
+        flows.MixtureOfNormals(2, 0)
