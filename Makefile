@@ -28,6 +28,8 @@ benchmarks: $(VENV)/.bench
 	$(BIN)/python benchmarks/import_time.py
 	$(BIN)/python benchmarks/autoregressive.py
 	$(BIN)/python benchmarks/families.py
+	$(BIN)/python benchmarks/density.py
+	$(BIN)/python benchmarks/small_tables.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/divergences.py

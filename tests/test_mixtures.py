@@ -85,7 +85,6 @@ def test_modes_that_lie_apart_need_no_bridge():
     loss, between = nll(flows.MixtureOfNormals(2, 3))
     assert loss < entropy + 0.15
     assert between < 0.005
-    assert nll(None)[0] > loss + 1.0  # with a normal base: and 0.4 of the draws on the bridges
 
 
 def test_a_posterior_of_two_modes_finds_their_weights():

@@ -106,6 +106,7 @@ def test_eight_devices_give_what_one_gives():
     assert max(map(float, gaps.values())) < 2e-4, text
 
 
+@pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
     x = (np.random.default_rng(0).normal(size=(900, 3)) ** 3).astype(np.float32)
     np.save(tmp_path / "x.npy", x)
