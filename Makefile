@@ -36,6 +36,7 @@ benchmarks: $(VENV)/.bench
 	$(BIN)/python benchmarks/first_answers.py
 	$(BIN)/python benchmarks/calls.py
 	$(BIN)/python benchmarks/chart.py
+	$(BIN)/python benchmarks/density_chart.py
 	$(BIN)/python benchmarks/report.py
 
 $(VENV)/bin/python:

@@ -6,9 +6,9 @@
 Needs the extra `bench` and the tables (see `tables_of_data.py`). Every fit gets the same seconds,
 compiling aside, and the same rows, networks (two hidden layers), batches and number of layers.
 Epochs are what fits into the time; the learning rate then falls by a cosine, and the epoch that is
-best on validation is scored on the test rows. Ours run with their defaults, the others at a peak
-of 1e-3, which is the best of 5e-4, 1e-3 and 3e-3 for them on the galaxy catalogue. Results are
-added to results/density.json, fit by fit; then the figure docs/figures/density.png is drawn.
+best on validation is scored on the test rows. Ours run with their defaults (a peak of 3e-3), the
+others at a peak of 1e-3, twice FlowJAX's default. Results are
+added to results/density.json, fit by fit, of which density_chart.py draws docs/figures/density.png.
 """
 
 import argparse

@@ -72,6 +72,8 @@ holds.{on(density)}
 
 {tables.of_density(density["rows"])}
 
+![log-likelihood against seconds](../docs/figures/density.png)
+
 ## Small tables
 
 `small_tables.py`: wines of Uria et al. 2013, ten folds; one fit with the defaults, and an ensemble
