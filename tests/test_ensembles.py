@@ -1,5 +1,7 @@
 """Ensembles: the mixture of flows fitted to shares of the rows."""
 
+import signal
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,8 @@ from helpers import perturbed, skewed_data
 
 import flows
 from flows import supports
+from flows.density.ensemble import _widths
+from flows.density.repeats import jitter_of
 
 KEY = jax.random.key(0)
 OPTIONS = {"key": KEY, "progress": False}
@@ -17,6 +21,10 @@ OPTIONS = {"key": KEY, "progress": False}
 def member(seed, **options):
     options = {"num_layers": 2, "hidden_sizes": (8,), "permutation": "random"} | options
     return perturbed(flows.maf(2, rngs=nnx.Rngs(seed), **options), jax.random.key(seed))
+
+
+def member_of(rngs):
+    return flows.maf(2, num_layers=1, rngs=rngs)
 
 
 def test_density_is_the_mean_of_the_densities():
@@ -138,6 +146,46 @@ def test_jitter_is_in_standard_deviations_on_the_real_line():
     draws = np.array(result.flow.sample(seed=KEY, sample_shape=(20_000,)))
     np.testing.assert_allclose(draws[:, 0].std(), 100 * 1.25**0.5, rtol=0.03)
     np.testing.assert_allclose(np.log(draws[:, 1]).std(), 0.1 * 1.25**0.5, rtol=0.03)
+
+
+def test_jitter_of_angles_and_of_weighted_rows():
+    angles = np.random.default_rng(0).normal(0, 0.05, (500, 1))
+    columns = (supports.circle(),)
+    for turn in (0.0, np.pi):
+        scale = jitter_of(0.1, ((angles + turn) % (2 * np.pi)).astype(np.float32), columns)
+        np.testing.assert_allclose(scale, 0.005, rtol=0.1)
+    x = np.random.default_rng(0).normal(size=(300, 2))
+    x[:5] = 1e4
+    scale = jitter_of(0.1, x, None, np.r_[np.zeros(5), np.ones(295)])
+    np.testing.assert_allclose(scale, 0.1, rtol=0.1)
+
+
+def test_what_is_told_of_all_rows():
+    x = np.repeat(np.random.default_rng(0).normal(size=(60, 2)), 3, axis=0)
+    options = OPTIONS | {"num_members": 2, "max_epochs": 1, "jitter": None}
+    with pytest.warns(UserWarning, match="120 of the 180 rows of x repeat others"):
+        flows.fit_ensemble(member_of, x, **options)
+    x = np.random.default_rng(0).integers(0, 6, (90, 2)).astype(float)
+    x[7, 0] = 2.5
+    np.testing.assert_array_equal(_widths(x, member(0)), [0.5, 1.0])
+    flows.fit_ensemble(member_of, x, dequantize=True, **options)
+
+
+def test_an_interrupted_member_has_no_share():
+    started = []
+
+    def make(rngs):
+        started.append(1)
+        return member(len(started))
+
+    def stop_the_third(state):
+        if len(started) == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    options = OPTIONS | {"num_members": 4, "max_epochs": 3, "callback": stop_the_third}
+    result = flows.fit_ensemble(make, skewed_data(300), **options)
+    assert result.flow.num_members == 2
+    assert result.stop_reason == "interrupted"
 
 
 @pytest.mark.parametrize(

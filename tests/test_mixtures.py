@@ -88,15 +88,13 @@ def test_modes_that_lie_apart_need_no_bridge():
 
 
 def test_a_posterior_of_two_modes_finds_their_weights():
-    """Weights move by the derivatives of the draws: with components kept on their modes."""
-
     def log_density(theta):
-        modes = jnp.array([[-3.0, 0.0], [3.0, 0.0]])
+        modes = jnp.array([[-6.0, 0.0], [6.0, 0.0]])
         log_parts = -0.5 * ((theta - modes) ** 2).sum(axis=1) - jnp.log(2 * jnp.pi)
         return jax.nn.logsumexp(log_parts + jnp.log(jnp.array([0.8, 0.2])))
 
     base = flows.MixtureOfNormals(2, 2)
-    base.loc[...] = jnp.array([[-3.0, 0.0], [3.0, 0.0]])
+    base.loc[...] = jnp.array([[-6.0, 0.0], [6.0, 0.0]])
     base.log_scale[...] = jnp.zeros((2, 2))
     flow = flows.Flow(base, flows.bijectors.Elementwise(2))
     posterior = flows.fit_posterior(
@@ -105,6 +103,41 @@ def test_a_posterior_of_two_modes_finds_their_weights():
     share = jax.nn.softmax(posterior.flow.base.logits[...])
     np.testing.assert_allclose(share, [0.8, 0.2], atol=0.03)
     assert abs(posterior.diagnostics.log_evidence.value) < 0.02
+
+
+@pytest.mark.parametrize("distance", [1.0, 8.0])
+def test_derivatives_of_divergences_reach_the_weights_at_any_distance(distance):
+    def pair(logit):
+        p, q = (flows.MixtureOfNormals(1, 2) for _ in range(2))
+        for base in (p, q):
+            base.loc[...] = jnp.array([[-distance], [distance]])
+            base.log_scale[...] = jnp.zeros((2, 1))
+        p.logits[...] = jnp.stack([logit, 0.0])
+        return p, q
+
+    def exact(logit):
+        p, q = pair(logit)
+        grid = jnp.linspace(-20, 20, 4001)[:, None]
+        log_p = p.log_prob(grid)
+        return (jnp.exp(log_p) * (log_p - q.log_prob(grid))).sum() * 0.01
+
+    def by_draws(logit):
+        identity = flows.bijectors.Elementwise(1)
+        p, q = (flows.Flow(base, identity) for base in pair(logit))
+        return flows.divergences.kl(p, q, key=KEY, num_samples=50_000, method="monte_carlo").value
+
+    found, wanted = (float(jax.grad(f)(1.0)) for f in (by_draws, exact))
+    assert wanted > 0.02
+    assert abs(found - wanted) < 0.1 * wanted
+
+
+def test_second_derivatives_of_draws():
+    def square(loc):
+        base = flows.MixtureOfNormals(1, 1)
+        base.loc[...] = loc.reshape(1, 1)
+        return (base.sample(seed=KEY, sample_shape=(2000,)) ** 2).mean()
+
+    np.testing.assert_allclose(jax.grad(jax.grad(square))(jnp.array(0.5)), 2.0, rtol=1e-4)
 
 
 def test_files_and_bad_input(tmp_path):

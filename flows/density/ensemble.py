@@ -9,9 +9,12 @@ import numpy as np
 from flax import nnx
 
 from flows import _checks
+from flows._columns import steps_between_values
 from flows.density.fit import FitResult, fit
+from flows.density.repeats import warn_of_copies
 from flows.density.rows import is_iterable_of_batches
 from flows.distributions import Ensemble, Flow, require_flow
+from flows.supports import of_kind
 from flows.training import shuffled
 
 
@@ -49,7 +52,7 @@ def fit_ensemble(
 
     Returns:
         A `FitResult`, of which the `flow` is a `flows.Ensemble`, and `losses` and `history` are
-        those of one member after the other. Ctrl-C returns the members so far.
+        those of one member after the other. Ctrl-C returns the members that are finished.
 
     Raises:
         TypeError: `make_flow` does not make a flow.
@@ -84,7 +87,9 @@ def fit_ensemble(
         raise ValueError(f"num_members must be from 2 to the {len(x)} rows, got {num_members}.")
     split_key, *keys = jax.random.split(key, 1 + num_members)
     order = np.asarray(shuffled(split_key, len(x), jax.numpy.arange(len(x))))
-    results = []
+    results: list[FitResult] = []
+    if x.ndim == 2 and options.get("dequantize") is None and (steps_between_values(x) == 0).any():
+        warn_of_copies(x, others["context"])
     for i, member_key in enumerate(keys):
         init_key, fit_key = jax.random.split(member_key)
         share = np.zeros(len(x), bool)
@@ -93,6 +98,8 @@ def fit_ensemble(
         held_out = others["context"]
         flow = make_flow(nnx.Rngs(init_key))
         require_flow("make_flow(rngs)", flow)
+        if options.get("dequantize") is True:  # the same for all members
+            options["dequantize"] = _widths(x, flow)
         result = fit(
             flow,
             x[~share],
@@ -103,8 +110,10 @@ def fit_ensemble(
             **given,
             **options,
         )
-        results.append(result)
-        if result.stop_reason == "interrupted":
+        interrupted = result.stop_reason == "interrupted"
+        if not (interrupted and results):  # it may have hardly begun
+            results.append(result)
+        if interrupted:
             break
     return FitResult(
         flow=Ensemble([result.flow for result in results]),
@@ -114,6 +123,14 @@ def fit_ensemble(
             for name in results[0].history
         },
         held_out=None,
-        stop_reason=results[-1].stop_reason,
+        stop_reason=result.stop_reason,
         num_skipped=sum(result.num_skipped for result in results),
+    )
+
+
+def _widths(x: np.ndarray, flow: Flow) -> np.ndarray:
+    """The widths that stand for `dequantize=True`, from all rows."""
+    widths = steps_between_values(x)
+    return (
+        widths if flow.support is None else np.where(of_kind(flow.support, "integers"), 0, widths)
     )

@@ -51,15 +51,33 @@ def noise_widths(
     return jnp.asarray(widths) if widths.any() else None
 
 
-def jitter_of(jitter: Any, x: Any, columns: Columns | None) -> jax.Array | None:
-    """Standard deviations [D] of the noise that is `jitter` times those of the columns of x."""
+def jitter_of(
+    jitter: Any, x: Any, columns: Columns | None, weights: Any = None
+) -> jax.Array | None:
+    """Standard deviations [D] of the noise that is `jitter` times those of the columns of x.
+
+    Those of angles are sqrt(-2 log R), with R the length of the mean direction, and 1 at most.
+    """
     if jitter is None:
         return None
+    _checks.positive("jitter", jitter)
     sample = sample_of(x)
+    share = None if weights is None else sample_of(np.asarray(weights)[:, None])[:, 0]
     if columns is not None:
         sample = unconstrained(columns, sample)
-    scale = _checks.positive("jitter", jitter) * sample.astype(np.float64).std(axis=0)
-    return jnp.asarray(scale, jnp.result_type(float))
+    sample = sample.astype(np.float64)
+    mean = np.average(sample, axis=0, weights=share)
+    scale = np.sqrt(np.average((sample - mean) ** 2, axis=0, weights=share))
+    if columns is not None:
+        direction = abs(np.average(np.exp(1j * sample), axis=0, weights=share))
+        turned = np.minimum(np.sqrt(-2 * np.log(np.clip(direction, 1e-3, 1))), 1)
+        scale = np.where(of_kind(columns, "circle"), turned, scale)
+    if not (np.isfinite(scale) & (scale > 0)).all():
+        raise ValueError(
+            f"jitter is a multiple of the columns' standard deviations, and these are {scale} in "
+            "the rows looked at (of an iterable the first batch)."
+        )
+    return jnp.asarray(jitter * scale, jnp.result_type(float))
 
 
 def warn_of_copies(x: Any, context: Any) -> None:

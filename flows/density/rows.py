@@ -78,7 +78,7 @@ def prepare(
         batch_size = min(DEFAULT_BATCH_SIZE, num_rows)
     if batch_size > num_rows:
         raise ValueError(f"batch_size is {batch_size}, more than the {num_rows} training rows.")
-    scale = jitter_of(jitter, data[0], flow.support)
+    scale = jitter_of(jitter, data[0], flow.support, data[2])
     return Rows(training, held_out, noise, scale, batch_size, num_rows // batch_size)
 
 
@@ -190,7 +190,7 @@ def _of_iterable(
     noise = noise_widths(dequantize, steps_between_values(first[0]), flow.support)
     require_room(first[0], flow.support, noise)
     batches = Batches(stream, steps_per_epoch, convert)
-    scale = jitter_of(jitter, first[0], flow.support)
+    scale = jitter_of(jitter, first[0], flow.support, first[2])
     return Rows(batches, held_out, noise, scale, size, steps_per_epoch)
 
 

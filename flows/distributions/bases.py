@@ -54,6 +54,17 @@ class Distribution(Recorded, distrax.Distribution):
         """The type of the draws."""
         return jnp.result_type(float, *jax.tree.leaves(self))
 
+    def weighted_sample(
+        self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Draws, their log densities, and weights of one, to be differentiated.
+
+        The mean of `weight * f(x)` has the derivative of E[f(x)] in all parameters: where draws
+        cannot follow them, as from one component of a mixture to another, the weights do.
+        """
+        x, log_prob = self.sample_and_log_prob(seed=seed, sample_shape=sample_shape)
+        return x, log_prob, jnp.ones_like(log_prob)
+
     def from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What standard normals [..., event_size] become here, and its log densities [...].
 

@@ -209,6 +209,14 @@ class Flow(Distribution):
     def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
         return self._sample_n_and_log_prob(key, n)[0]
 
+    def weighted_sample(
+        self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        self._require_bound_context()
+        shape = (*sample_shape, *self.batch_shape)
+        z, log_base, weight = self.base.weighted_sample(seed=seed, sample_shape=shape)
+        return (*self._push(z, log_base), weight)
+
     @compiled(static=(1,))
     def _sample_n_and_log_prob(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
         self._require_bound_context()

@@ -59,12 +59,12 @@ def draw(p: Any, q: Any, key: jax.Array | None, num_samples: int, sampling: str)
         raise ValueError("num_samples must be at least 2, got 1.")
     _checks.one_of("sampling", sampling, SAMPLING)
     if sampling == "independent":
-        x, log_p = _sample_and_log_prob(p, key, num_samples)
+        x, log_p, weight = _weighted_sample(p, key, num_samples)
         groups = len(x)
     else:
         noise, groups = _noise(p, key, num_samples, sampling)
         x, log_p = _from_normals(p, noise, sampling)
-    weight = jnp.ones_like(log_p)
+        weight = jnp.ones_like(log_p)
     if not _is_reparameterized(p):
         x = jax.lax.stop_gradient(x)
         log_p = p.log_prob(x)
@@ -74,13 +74,17 @@ def draw(p: Any, q: Any, key: jax.Array | None, num_samples: int, sampling: str)
     return Draws(x, log_p, weight, groups)
 
 
-def _sample_and_log_prob(p: Any, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+def _weighted_sample(p: Any, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    if hasattr(p, "weighted_sample"):
+        x, log_p, weight = p.weighted_sample(seed=key, sample_shape=(n,))
+        if getattr(p, "support", None) is not None:
+            log_p = p.log_prob(x)  # of the draws as they are rounded next to an end
+        return x, log_p, weight
     if isinstance(p, tfd.Distribution):
-        return p.experimental_sample_and_log_prob(n, seed=key)
-    if getattr(p, "support", None) is not None:  # of the draws as they are rounded next to an end
-        x = p.sample(seed=key, sample_shape=(n,))
-        return x, p.log_prob(x)
-    return p.sample_and_log_prob(seed=key, sample_shape=(n,))
+        x, log_p = p.experimental_sample_and_log_prob(n, seed=key)
+    else:
+        x, log_p = p.sample_and_log_prob(seed=key, sample_shape=(n,))
+    return x, log_p, jnp.ones_like(log_p)
 
 
 def _is_reparameterized(p: Any) -> bool:

@@ -34,7 +34,7 @@ def reverse_kl(
 
     Cost: one forward pass of the flow and its gradient, and one inverse with its gradient in x.
     """
-    x, log_q = flow.sample_and_log_prob(seed=key, sample_shape=sample_shape)
+    x, log_q, weight = flow.weighted_sample(seed=key, sample_shape=sample_shape)
     fixed = jax.tree.map(jax.lax.stop_gradient, flow)
 
     def log_ratio(x: jax.Array) -> jax.Array:
@@ -43,4 +43,6 @@ def reverse_kl(
     score = jax.lax.stop_gradient(jax.grad(log_ratio)(jax.lax.stop_gradient(x)))
     path = (score * x).sum(axis=-1)
     value = jax.lax.stop_gradient(log_q - log_density(x))
-    return (value + path - jax.lax.stop_gradient(path)).reshape(-1)
+    # Where draws come from components, their shares follow the scores (of mean zero: less a mean).
+    choice = (weight - jax.lax.stop_gradient(weight)) * (value - value.mean())
+    return (value + path - jax.lax.stop_gradient(path) + choice).reshape(-1)
