@@ -72,8 +72,8 @@ class Blocks(Bijector):
         >>> from flows.bijectors import Coupling, Elementwise
         >>> second = Coupling(2, context_size=2, rngs=nnx.Rngs(0))
         >>> blocks = Blocks([1], Elementwise(1), second, conditioners.circle)
-        >>> blocks.forward(jnp.array([1.0, 2.0, 3.0])).tolist()
-        [1.0, 2.0, 3.0]
+        >>> blocks.forward(jnp.ones((5, 3))).shape
+        (5, 3)
     """
 
     def __init__(

@@ -213,8 +213,13 @@ class Flow(Distribution):
         self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         self._require_bound_context()
-        shape = (*sample_shape, *self.batch_shape)
-        z, log_base, weight = self.base.weighted_sample(seed=seed, sample_shape=shape)
+        return self._weighted_sample(seed, (*sample_shape, *self.batch_shape))
+
+    @compiled(static=(1,))
+    def _weighted_sample(
+        self, key: jax.Array, shape: tuple[int, ...]
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        z, log_base, weight = self.base.weighted_sample(seed=key, sample_shape=shape)
         return (*self._push(z, log_base), weight)
 
     @compiled(static=(1,))

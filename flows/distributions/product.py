@@ -48,6 +48,21 @@ class Product(Distribution):
         first = self.first.sample(seed=keys[0], sample_shape=n)
         return self.blocks.joined(first, self.second.sample(seed=keys[1], sample_shape=n))
 
+    @property
+    def is_reparameterized(self) -> bool:
+        return self.first.is_reparameterized and self.second.is_reparameterized
+
+    def weighted_sample(
+        self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        first, second = (
+            part.weighted_sample(seed=key, sample_shape=sample_shape)
+            for part, key in zip((self.first, self.second), jax.random.split(seed), strict=True)
+        )
+        return (
+            self.blocks.joined(first[0], second[0]), first[1] + second[1], first[2] * second[2],
+        )  # fmt: skip
+
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Log density at value [..., event_size]."""
         first, second = self.blocks.split(self._points("value", value))
