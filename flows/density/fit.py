@@ -64,10 +64,12 @@ def fit(
 
     Args:
         flow: The flow to start from; it is not changed.
-        x: Finite floating-point data [N, event_size]. A `numpy.memmap` is read from disk as it is
-            needed, in the same order as an array would be. An iterable of batches (a list is an
-            array), such as a grain loader, gives x, (x, context) or (x, context, weights), of
-            equal numbers of rows and weights of mean one; it is begun again when it is exhausted.
+        x: Finite floating-point data [N, event_size], or a pandas or polars frame, inside the
+            support of the flow; where that has integers, integers too. A `numpy.memmap` is read
+            from disk as it is needed, in the same order as an array would be. An iterable of
+            batches (a list is an array), such as a grain loader, gives x, (x, context) or
+            (x, context, weights), of equal numbers of rows and weights of mean one; it is begun
+            again when it is exhausted.
         context: Context of each row [N, context_size], for a conditional flow.
         weights: Non-negative weight of each row [N]; their scale does not matter.
         validation: What to choose the best epoch on: a fraction of the rows to hold out (with
