@@ -58,7 +58,7 @@ def fit_ensemble(
         TypeError: `make_flow` does not make a flow.
         ValueError: As `flows.fit`, or x is on disk or an iterable, or has fewer rows than members.
 
-    Cost: num_members times that of `flows.fit`; nothing is compiled twice.
+    Cost: num_members times that of `flows.fit`, compiling aside.
 
     Example:
         >>> import flows, jax
@@ -76,6 +76,7 @@ def fit_ensemble(
         raise ValueError("x must be in memory: large data need no ensemble, see flows.fit.")
     key = _checks.prng_key("key", key)
     x = _checks.array("x", x)
+    _checks.numbers("x", x)
     others = {
         name: None if value is None else _checks.array(name, value)
         for name, value in (("context", context), ("weights", weights))
