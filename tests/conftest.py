@@ -1,6 +1,7 @@
 """What all tests share: Ctrl-C that works, and compilation that does not take most of the time."""
 
 import gc
+import itertools
 import os
 import shutil
 import signal
@@ -47,3 +48,14 @@ def forget_programs():
     """Forgets each module's programs, whose memory is limited."""
     yield
     jax.clear_caches()
+
+
+_run = itertools.count(1)
+
+
+@pytest.fixture(autouse=True)
+def forget_programs_of_long_modules():
+    """Forgets them now and then within a module too: a worker with too many of them crashes."""
+    yield
+    if next(_run) % 100 == 0:
+        jax.clear_caches()

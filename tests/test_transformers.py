@@ -74,9 +74,11 @@ def test_parameters_broadcast_against_points(transformer):
 def test_a_transformer_goes_into_every_architecture_and_into_files(name, architecture, tmp_path):
     transformer = TRANSFORMERS[name]
     with jax.enable_x64(True):
+        base = flows.CircularUniform(3) if name == "circular" else None
         flow = architecture(
-            3, num_layers=2, hidden_sizes=(8,), transformer=transformer, rngs=nnx.Rngs(0)
-        )
+            3, num_layers=2, hidden_sizes=(8,), transformer=transformer, base=base,
+            rngs=nnx.Rngs(0),
+        )  # fmt: skip
         flow = perturbed(flow)
         x = jax.random.normal(KEY, (40, 3))
         z, log_det = flow.bijector.inverse_and_log_det(x)

@@ -48,8 +48,11 @@ def same_space(p: Any, q: Any) -> None:
 
 def comparable(p: Any, q: Any) -> bool:
     """Whether p and q are both over numbers, or over integers, or over angles of one period."""
-    one_each = lambda s: (s,) * p.event_shape[0] if p.event_shape and isinstance(s, str) else s
-    return one_each(space(p)) == one_each(space(q))
+    first, second = space(p), space(q)
+    if isinstance(first, str) and isinstance(second, str):
+        return first == second
+    one_each = lambda s, other: (s,) * len(other) if isinstance(s, str) else s
+    return one_each(first, second) == one_each(second, first)
 
 
 def space(dist: Any) -> Any:
