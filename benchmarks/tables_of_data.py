@@ -37,8 +37,8 @@ def power(folder: str) -> Iterator[Table]:
     yield Table(file["train"][:100_000], file["val"][:10_000], file["test"], 64, 256)
 
 
-def bsds(folder: str) -> Iterator[Table]:
-    """Patches of 8 by 8 pixels, 60,000 rows of 63 columns."""
+def bsds(folder: str, rows: int = 60_000) -> Iterator[Table]:
+    """Patches of 8 by 8 pixels, 63 columns."""
     file = np.load(f"{folder}/bsds300_patches_u8.npz")
 
     def patches(pixels: np.ndarray, seed: int) -> np.ndarray:
@@ -47,7 +47,7 @@ def bsds(folder: str) -> Iterator[Table]:
         return (x - x.mean(axis=1, keepdims=True))[:, :63].astype(np.float32)
 
     train, validation, test = (patches(file[k], i) for i, k in enumerate(("train", "val", "test")))
-    yield Table(train[:60_000], validation, test, 512, 512)
+    yield Table(train[:rows], validation, test, 512, 512)
 
 
 def miniboone(folder: str) -> Iterator[Table]:
@@ -71,5 +71,5 @@ def wine(folder: str) -> Iterator[Table]:
 
 TABLES: dict[str, Callable[[str], Iterator[Table]]] = {
     "galaxy": galaxy, "POWER-H1": power, "BSDS300": bsds, "MINIBOONE-small": miniboone,
-    "wine, white": wine,
+    "wine, white": wine, "BSDS300, 150k": lambda folder: bsds(folder, 150_000),
 }  # fmt: skip

@@ -2,7 +2,7 @@
 
 from flows import bijectors, conditioners, distributions, divergences, supports, training
 from flows._version import __version__
-from flows.architectures import iaf, maf, ncsf, nsf, real_nvp
+from flows.architectures import gaussianization, iaf, maf, ncsf, nsf, real_nvp
 from flows.density import FitResult, fit, fit_ensemble
 from flows.distillation import DistillReport, DistillResult, distill
 from flows.distributions import (
@@ -40,6 +40,7 @@ __all__ = [
     "fit",
     "fit_ensemble",
     "fit_posterior",
+    "gaussianization",
     "iaf",
     "load",
     "maf",

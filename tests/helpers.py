@@ -29,6 +29,9 @@ def _scale_tril():
 # A new bijector is one line here. Each maker takes rngs; those that end in "context" take context.
 BIJECTORS = {
     "elementwise": lambda rngs: fb.Elementwise(D),
+    "elementwise context": lambda rngs: fb.Elementwise(
+        D, fb.RationalQuadraticSpline(4), context_size=C, hidden_sizes=(16,), rngs=rngs
+    ),
     "triangular": lambda rngs: fb.TriangularAffine(jnp.arange(4.0), _scale_tril()),
     "lu": lambda rngs: fb.LULinear(D),
     "orthogonal": lambda rngs: fb.Orthogonal(D, rngs=rngs),
@@ -135,6 +138,13 @@ FLOWS = {
     "nsf": lambda rngs: flows.nsf(D, num_layers=2, hidden_sizes=(16,), rngs=rngs),
     "nsf autoregressive context": lambda rngs: flows.nsf(
         D, autoregressive=True, num_layers=2, hidden_sizes=(16,), context_size=C, rngs=rngs
+    ),
+    "gaussianization": lambda rngs: flows.gaussianization(
+        D, num_layers=3, rngs=rngs, standardize_with=jax.random.laplace(jax.random.key(9), (50, D))
+    ),
+    "gaussianization context": lambda rngs: flows.gaussianization(
+        3, num_layers=2, rngs=rngs, context_size=C, hidden_sizes=(16,),
+        transformer=fb.Inverted(fb.MixtureOfLogistics(3)),
     ),
     "ncsf": lambda rngs: flows.ncsf(
         D, autoregressive=True, num_layers=2, hidden_sizes=(16,), rngs=rngs

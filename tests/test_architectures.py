@@ -13,6 +13,11 @@ from flows import bijectors as fb
 ARCHITECTURES = [flows.maf, flows.iaf, flows.real_nvp]
 
 
+def gaussianization(event_size, *, num_layers, hidden_sizes, rngs):
+    """A flow without networks, whose sizes do not matter."""
+    return flows.gaussianization(event_size, num_layers=num_layers, rngs=rngs)
+
+
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_density_integrates_to_one(architecture):
     flow = perturbed(architecture(2, num_layers=2, hidden_sizes=(16,), rngs=nnx.Rngs(0)))
@@ -28,6 +33,7 @@ def test_density_integrates_to_one(architecture):
     [
         (flows.nsf, 9),
         (functools.partial(flows.nsf, autoregressive=True), 9),
+        (gaussianization, 12),
         (functools.partial(flows.maf, transformer=fb.Inverted(fb.MixtureOfLogistics(4))), 25),
         (flows.ncsf, np.pi),
         (functools.partial(flows.ncsf, autoregressive=True), np.pi),

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flows import _checks, supports
+from flows import _checks, _columns, supports
 from flows.bijectors import (
     Bijector,
     Chain,
@@ -40,8 +40,7 @@ def stacked(
     """A flow of equal layers and permutations, with the whitening of the data in front."""
     _checks.positive_int("event_size", event_size)
     _checks.one_of("permutation", permutation, PERMUTATIONS)
-    if not isinstance(rngs, nnx.Rngs):
-        raise TypeError(f"rngs must be an nnx.Rngs such as nnx.Rngs(0), got {rngs!r}.")
+    require_rngs(rngs)
 
     def permuted_layer(rngs: nnx.Rngs) -> Bijector:
         permute: Bijector = Reverse(event_size)
@@ -55,6 +54,24 @@ def stacked(
         # coordinate is left out by chance.
         order = stack.layers.bijectors[1].order
         order[...] = order[...].at[::2].set(jnp.arange(event_size - 1, -1, -1))
+    return whitened(stack, transformer, base, standardize_with, support)
+
+
+def require_rngs(rngs: Any) -> None:
+    """Raises unless it is an `nnx.Rngs`."""
+    if not isinstance(rngs, nnx.Rngs):
+        raise TypeError(f"rngs must be an nnx.Rngs such as nnx.Rngs(0), got {rngs!r}.")
+
+
+def whitened(
+    stack: Stack,
+    transformer: Transformer | None,
+    base: Distribution | None,
+    standardize_with: Any,
+    support: Any,
+) -> Flow:
+    """A flow of the stack, with the whitening of the data in front, where there are data."""
+    event_size = stack.event_size
     flow = Flow(StandardNormal(event_size) if base is None else base, stack, support)
     has_angles = flow.support is not None and supports.of_kind(flow.support, "circle").any()
     periodic = transformer is not None and transformer.reference is CIRCLE
@@ -84,6 +101,18 @@ def _whitening(x: Any, event_size: int, columns: supports.Columns | None) -> Bij
     supports.require_inside("standardize_with", table, columns)
     to_real = functools.partial(supports.unconstrained, columns)
     return whitening(table, event_size, to_real, supports.unbounded(columns))
+
+
+def data_of(standardize_with: Any, columns: supports.Columns | None) -> jax.Array:
+    """Some of the rows, on the real line, with the noise that `_whitening` has taken them with."""
+    table = _checks.array("standardize_with", _checks.pair("standardize_with", standardize_with)[0])
+    rows = _columns.sample_of(table)
+    steps = _columns.steps_between_values(table)
+    if columns is not None:
+        rows = supports.unconstrained(columns, rows)
+        steps = np.where(supports.unbounded(columns), steps, 0.0)
+    noise = np.random.default_rng(0).random(rows.shape)
+    return jnp.asarray(rows + steps * noise, jnp.result_type(float))
 
 
 def require_one_turn(angles: np.ndarray, columns: supports.Columns) -> None:

@@ -165,16 +165,7 @@ class Orthogonal(Bijector):
 
     def matrix(self) -> jax.Array:
         """Q [D, D]."""
-        directions = self.directions[...]
-
-        def reflect(matrix: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
-            v = v / jnp.maximum(jax.lax.stop_gradient(jnp.abs(v).max()), jnp.finfo(v.dtype).tiny)
-            v = v * jax.lax.rsqrt(jnp.maximum((v**2).sum(), jnp.finfo(v.dtype).tiny))
-            return matrix - 2 * jnp.outer((matrix * v).sum(axis=-1), v), None
-
-        return jax.lax.scan(reflect, jnp.eye(self.event_size, dtype=directions.dtype), directions)[
-            0
-        ]
+        return product_of_reflections(self.directions[...])
 
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None
@@ -185,6 +176,25 @@ class Orthogonal(Bijector):
         self, y: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         return _product(y, self.matrix()), jnp.zeros(y.shape[:-1], y.dtype)
+
+
+def product_of_reflections(directions: jax.Array) -> jax.Array:
+    """The matrix [D, D] of reflections I - 2 v v^T / v^T v along directions v [N, D]."""
+
+    def reflect(matrix: jax.Array, v: jax.Array) -> tuple[jax.Array, None]:
+        v = v / jnp.maximum(jax.lax.stop_gradient(jnp.abs(v).max()), jnp.finfo(v.dtype).tiny)
+        v = v * jax.lax.rsqrt(jnp.maximum((v**2).sum(), jnp.finfo(v.dtype).tiny))
+        return matrix - 2 * jnp.outer((matrix * v).sum(axis=-1), v), None
+
+    return jax.lax.scan(reflect, jnp.eye(directions.shape[-1], dtype=directions.dtype), directions)[
+        0
+    ]
+
+
+def reflections(matrix: jax.Array) -> jax.Array:
+    """Directions [D, D] whose reflections make an orthogonal matrix, but for signs of columns."""
+    below, _ = jnp.linalg.qr(matrix, mode="raw")
+    return jnp.triu(below, 1) + jnp.eye(len(matrix), dtype=matrix.dtype)
 
 
 def whitening(
