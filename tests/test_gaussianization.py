@@ -8,13 +8,13 @@ from flax import nnx
 
 import flows
 from flows import bijectors as fb
-from flows import supports
+from flows import conditioners, supports
 
 TURN = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
 
 
 def sources(n, seed=0):
-    """Independent sources, turned: an exponential, a uniform and two narrow normals."""
+    """Independent sources, turned: an exponential, a uniform and a mixture of two narrow normals."""
     rng = np.random.default_rng(seed)
     modes = rng.choice([-1, 1], n) + 0.2 * rng.normal(size=n)
     return np.stack([rng.exponential(size=n), rng.random(n), modes], axis=1) @ TURN
@@ -36,7 +36,9 @@ def test_the_start_finds_independent_sources():
     assert excess[6] < 0.5  # of a normal distribution 1.53
 
 
-@pytest.mark.parametrize(("num_rows", "most"), [(50, 1.2), (1000, 0.3), (10_000, 0.2)])
+@pytest.mark.parametrize(
+    ("num_rows", "most"), [(4, 30), (12, 10), (50, 1.2), (1000, 0.3), (10_000, 0.2)]
+)
 def test_the_start_learns_no_noise_by_heart(num_rows, most):
     rng = np.random.default_rng(0)
     x, test = rng.normal(size=(num_rows, 10)), rng.normal(size=(2000, 10))
@@ -45,6 +47,26 @@ def test_the_start_learns_no_noise_by_heart(num_rows, most):
     known = -0.5 * (((test - sample[0]) / sample[1]) ** 2).sum(axis=1) - np.log(sample[1]).sum()
     excess = (known - 5 * np.log(2 * np.pi) - np.asarray(flow.log_prob(test))).mean()
     assert excess < most
+
+
+def test_the_order_of_the_rows_does_not_matter():
+    rng = np.random.default_rng(0)
+    sensor = np.arange(50_000) % 5  # in turn
+    x = np.stack([rng.normal(size=50_000) + 4.0**sensor / 50, rng.normal(size=50_000)], axis=1)
+    shuffled = x[rng.permutation(len(x))]
+    as_given, mixed = (
+        flows.gaussianization(2, num_layers=3, standardize_with=rows, rngs=nnx.Rngs(0))
+        for rows in (x, shuffled)
+    )
+    assert abs(as_given.log_prob(x).mean() - mixed.log_prob(x).mean()) < 0.2
+
+
+def test_a_column_that_is_the_sum_of_others_keeps_the_spread_of_draws():
+    a = np.random.default_rng(0).normal(size=(3000, 2))
+    x = np.column_stack([a, a.sum(axis=1)])
+    flow = flows.gaussianization(3, standardize_with=x, rngs=nnx.Rngs(0))
+    draws = flow.sample(seed=jax.random.key(0), sample_shape=(5000,))
+    np.testing.assert_allclose(draws.std(axis=0), x.std(axis=0), rtol=0.1)
 
 
 def test_units_and_offsets_do_not_matter():
@@ -117,7 +139,7 @@ def test_columns_of_other_supports_are_gaussianized_on_the_real_line():
         np.random.default_rng(0).standard_cauchy(size=(2000, 2)),
         np.random.default_rng(0).normal(size=(2000, 2)).cumsum(axis=0),
     ],
-    ids=["two rows", "repeated columns", "integers", "Cauchy", "sorted"],
+    ids=["two rows", "repeated columns", "integers", "Cauchy", "random walk"],
 )
 def test_awkward_data(x):
     flow = flows.gaussianization(2, num_layers=4, standardize_with=x, rngs=nnx.Rngs(0))
@@ -127,7 +149,7 @@ def test_awkward_data(x):
     np.testing.assert_allclose(flow.bijector.forward(z), x, atol=1e-3 * np.abs(x).max())
 
 
-def test_another_table_compiles_nothing(tmp_path):
+def test_another_table_compiles_nothing():
     from flows.architectures.gaussianization import _gaussianized
 
     def start(seed):
@@ -158,6 +180,17 @@ def test_another_table_compiles_nothing(tmp_path):
 def test_impossible_arguments(options, error, match):
     with pytest.raises(error, match=match):
         flows.gaussianization(2, **({"rngs": nnx.Rngs(0)} | options))
+
+
+def test_a_conditioner_of_another_size_is_refused():
+    layer = fb.Elementwise(2, context_size=1, rngs=nnx.Rngs(0), conditioner=wrong)
+    with pytest.raises(ValueError, match=r"conditioner must give parameters \[..., 4\]"):
+        layer.forward(jnp.zeros(2), jnp.zeros(1))
+
+
+def wrong(in_size, out_size, **options):
+    """A network of one output too many."""
+    return conditioners.MLP(in_size, out_size + 1, **options)
 
 
 def test_a_context_needs_a_source_of_weights():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from flows import _checks, _columns, supports
+from flows import _checks, _columns, _disk, supports
 from flows.bijectors import (
     Bijector,
     Chain,
@@ -104,15 +104,16 @@ def _whitening(x: Any, event_size: int, columns: supports.Columns | None) -> Bij
 
 
 def data_of(standardize_with: Any, columns: supports.Columns | None) -> jax.Array:
-    """Some of the rows, on the real line, with the noise that `_whitening` has taken them with."""
+    """Some rows, in any order, on the real line, with the noise that `_whitening` takes."""
     table = _checks.array("standardize_with", _checks.pair("standardize_with", standardize_with)[0])
-    rows = _columns.sample_of(table)
+    rng = np.random.default_rng(0)
+    chosen = rng.permutation(len(table))[: _columns.SAMPLE]
+    rows = _disk.take(table, chosen, jnp.result_type(float))
     steps = _columns.steps_between_values(table)
     if columns is not None:
         rows = supports.unconstrained(columns, rows)
         steps = np.where(supports.unbounded(columns), steps, 0.0)
-    noise = np.random.default_rng(0).random(rows.shape)
-    return jnp.asarray(rows + steps * noise, jnp.result_type(float))
+    return jnp.asarray(rows + steps * rng.random(rows.shape), jnp.result_type(float))
 
 
 def require_one_turn(angles: np.ndarray, columns: supports.Columns) -> None:

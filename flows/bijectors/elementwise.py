@@ -80,6 +80,11 @@ class Elementwise(Bijector):
         params = self.params[...]
         if context is not None:
             made = self.conditioner(x[..., :0], context)
+            if made.shape[-1:] != (params.size,):
+                raise ValueError(
+                    f"conditioner must give parameters [..., {params.size}] for {self.name}, got "
+                    f"shape {made.shape}."
+                )
             params = params + made.reshape(*made.shape[:-1], *params.shape)
         mapped, log_det = transform(x, params)
         return mapped, jnp.broadcast_to(log_det, x.shape).sum(axis=-1)
