@@ -14,7 +14,7 @@ TURN = np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0]
 
 
 def sources(n, seed=0):
-    """Independent sources, turned: an exponential, a uniform and a mixture of two narrow normals."""
+    """Independent sources, turned: an exponential, a uniform and two narrow modes."""
     rng = np.random.default_rng(seed)
     modes = rng.choice([-1, 1], n) + 0.2 * rng.normal(size=n)
     return np.stack([rng.exponential(size=n), rng.random(n), modes], axis=1) @ TURN
