@@ -101,6 +101,15 @@ def test_components_of_logistics_start_unlike_each_other():
     normal = -0.5 * np.log(2 * np.pi * np.e * x.var())
     assert flow.log_prob(x).mean() > normal + 1.3  # of 1.6; with equal components 0
 
+    without_data = flows.gaussianization(
+        1, num_layers=2, transformer=fb.Inverted(fb.MixtureOfLogistics(4)), rngs=nnx.Rngs(0)
+    )
+    result = flows.fit(
+        without_data, x / 3, key=jax.random.key(0), learning_rate=1e-2, max_epochs=60,
+        progress=False,
+    )  # fmt: skip
+    assert result.flow.log_prob(x / 3).mean() - np.log(3) > normal + 1.0
+
 
 def test_contexts_steer_every_layer():
     rng = np.random.default_rng(0)

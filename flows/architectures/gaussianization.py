@@ -26,6 +26,7 @@ from flows.bijectors.transformers.base import CIRCLE
 from flows.conditioners import MLP
 from flows.distributions import Distribution, Flow
 
+NEAR_IDENTITY = 1e-2  # parameters of which no two are equal, so that components can part
 NUM_QUANTILES = 256  # that a marginal distribution is fitted by
 NUM_STEPS, STEP_SIZE = 100, 0.1  # of Adam, for each layer's marginal distributions
 NUM_ROTATIONS = 20  # steps of FastICA
@@ -107,8 +108,8 @@ def gaussianization(
             rngs=rngs, **network,
         )  # fmt: skip
         rotation = Orthogonal(event_size, rngs=rngs)
-        directions = rotation.directions
-        directions[...] = jax.random.normal(rngs.params(), directions.shape, directions.dtype)
+        marginal.params[...] = NEAR_IDENTITY * _normals_like(marginal.params, rngs.params())
+        rotation.directions[...] = _normals_like(rotation.directions, rngs.params())
         return Chain([marginal, rotation])
 
     stack = Stack(layer, num_layers, rngs=rngs)
@@ -117,35 +118,40 @@ def gaussianization(
         rows = flow.bijector.parts[0].inverse(data_of(standardize_with, flow.support))
         keys = jax.random.split(rngs.params(), num_layers)
         marginal, rotation = stack.layers.parts
-        params, directions = _gaussianized(transformer, rows, keys)
+        params, directions = _gaussianized(transformer, rows, marginal.params[...], keys)
         marginal.params[...] = params
         rotation.directions[...] = directions
     return flow
 
 
+def _normals_like(variable: nnx.Variable, key: jax.Array) -> jax.Array:
+    return jax.random.normal(key, variable.shape, variable.dtype)
+
+
 @jax.jit
 def _gaussianized(
-    transformer: Transformer, rows: jax.Array, keys: jax.Array
+    transformer: Transformer, rows: jax.Array, near_identity: jax.Array, keys: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The parameters and directions of each layer that make rows [N, D] normal, one by one."""
     # Columns that follow from others would be stretched to normal ones, without some noise.
     rows = rows + JITTER * jax.random.normal(keys[0], rows.shape, rows.dtype)
     held_out = np.arange(len(rows)) % HELD_OUT == 0
 
-    def layer(rows: jax.Array, key: jax.Array):
+    def layer(rows: jax.Array, own: tuple[jax.Array, jax.Array]):
+        near_identity, key = own
         marginals_key, directions_key = jax.random.split(key)
         params = _fitted_marginals(transformer, rows[~held_out], marginals_key)
         z, log_det = transformer.inverse_and_log_det(rows[held_out], params)
         gain = log_det + (rows[held_out] ** 2 - z**2) / 2
         better = gain.mean(axis=0) > gain.std(axis=0, ddof=1) / len(z) ** 0.5
-        params = jnp.where(better[:, None], params, 0.0)  # the identity, else
+        params = jnp.where(better[:, None], params, near_identity)
         rows, _ = transformer.inverse_and_log_det(rows, params)
         directions = reflections(_independent_directions(rows[~held_out], directions_key))
         even = jnp.eye(len(directions) % 2, len(directions), dtype=rows.dtype)
         directions = jnp.concatenate([directions, even])  # an even number, as `Orthogonal` has
         return product(rows, product_of_reflections(directions)), (params, directions)
 
-    return jax.lax.scan(layer, rows, keys)[1]
+    return jax.lax.scan(layer, rows, (near_identity, keys))[1]
 
 
 def _fitted_marginals(transformer: Transformer, rows: jax.Array, key: jax.Array) -> jax.Array:
