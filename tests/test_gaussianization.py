@@ -184,7 +184,7 @@ def test_another_table_compiles_nothing():
         ({"standardize_with": np.eye(3)}, ValueError, "must have 2 columns"),
         ({"standardize_with": [[0.0, np.nan], [1.0, 2.0]]}, ValueError, "1 non-finite"),
     ],
-    ids=lambda value: str(value)[:40],
+    ids=range(10),
 )
 def test_impossible_arguments(options, error, match):
     with pytest.raises(error, match=match):
