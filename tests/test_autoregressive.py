@@ -110,7 +110,9 @@ def peaked_flow(request):
     flow = getattr(flows, request.param)(
         6, num_layers=3, hidden_sizes=(32, 32), standardize_with=x, rngs=nnx.Rngs(0)
     )
-    result = flows.fit(flow, x, key=jax.random.key(0), max_epochs=30, progress=False)
+    result = flows.fit(
+        flow, x, key=jax.random.key(0), learning_rate=3e-3, max_epochs=30, progress=False
+    )
     return result.flow, x[:500]
 
 
