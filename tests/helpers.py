@@ -79,6 +79,7 @@ BIJECTORS = {
             "spline": fb.RationalQuadraticSpline(num_bins=4, bound=2.0),
             "circular": fb.CircularSpline(num_bins=4),
             "logistics": fb.MixtureOfLogistics(num_components=3),
+            "composed": fb.Composed([fb.RationalQuadraticSpline(4, 2.0), fb.Affine()]),
         }.items()
         for kind, layer in {
             "coupling": fb.Coupling,

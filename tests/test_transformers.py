@@ -31,6 +31,7 @@ TRANSFORMERS = {
     "spline": fb.RationalQuadraticSpline(num_bins=5, bound=4.0),
     "circular": fb.CircularSpline(num_bins=5),
     "logistics": fb.MixtureOfLogistics(num_components=3),
+    "composed": fb.Composed([fb.RationalQuadraticSpline(num_bins=5, bound=2.0), fb.Affine()]),
     "of one's own": Sinh(),
 }
 all_transformers = pytest.mark.parametrize(
@@ -66,6 +67,8 @@ def test_parameters_broadcast_against_points(transformer):
         ("spline", flows.iaf),
         ("circular", flows.real_nvp),
         ("logistics", flows.maf),
+        ("composed", flows.maf),
+        ("composed", flows.real_nvp),
         ("of one's own", flows.maf),
         ("of one's own", flows.iaf),
         ("of one's own", flows.real_nvp),
@@ -124,6 +127,7 @@ def test_divergences_of_parameters(transformer):
         fb.RationalQuadraticSpline(num_bins=2, bound=1e-3),
         fb.RationalQuadraticSpline(num_bins=30, bound=100.0),
         fb.CircularSpline(),
+        fb.Composed([fb.RationalQuadraticSpline(), fb.Affine()]),
         fb.MixtureOfLogistics(),
     ],
     ids=lambda t: f"{type(t).__name__}-{t.num_params}",
@@ -194,6 +198,13 @@ def test_splines_are_smooth_at_their_ends_and_periodic_on_the_circle():
         (lambda: fb.RationalQuadraticSpline(8, "5"), TypeError, "bound must be a number, got '5'"),
         (lambda: fb.CircularSpline(1), ValueError, "num_bins must be at least 2, got 1"),
         (lambda: fb.MixtureOfLogistics(0), ValueError, "num_components must be at least 1, got 0"),
+        (lambda: fb.Composed([]), ValueError, r"transformers must be at least one, .* got \[\]"),
+        (
+            lambda: fb.Composed([fb.Affine(), fb.CircularSpline()]),
+            ValueError,
+            r"all on the real line or all on the circle, got \['Affine', 'CircularSpline'\]",
+        ),
+        (lambda: fb.Composed([fb.Affine(), 3]), TypeError, r"transformers\[1\] must be a flows"),
     ],
 )
 def test_bad_arguments_of_transformers(make, error, match):

@@ -11,7 +11,8 @@ from flows import _checks, supports
 from flows.architectures.autoregressive import maf
 from flows.architectures.base import require_one_turn
 from flows.architectures.coupling import real_nvp
-from flows.bijectors import Blocks, CircularSpline, RationalQuadraticSpline
+from flows.architectures.splines import affine_spline
+from flows.bijectors import Blocks, CircularSpline
 from flows.conditioners import circle
 from flows.distributions import CircularUniform, Distribution, Flow, Product
 
@@ -129,7 +130,7 @@ def _beside_numbers(
     )  # fmt: skip
     second = architecture(
         len(others),
-        transformer=RationalQuadraticSpline(num_bins),
+        transformer=affine_spline(num_bins),
         support=take(others),
         context_size=2 * len(angles) + (context_size or 0),
         standardize_with=with_others,

@@ -11,12 +11,12 @@ from flax import nnx
 
 from flows import _checks
 from flows.architectures.base import data_of, require_rngs, whitened
+from flows.architectures.splines import affine_spline
 from flows.bijectors import (
     Bijector,
     Chain,
     Elementwise,
     Orthogonal,
-    RationalQuadraticSpline,
     Stack,
     Transformer,
 )
@@ -67,7 +67,7 @@ def gaussianization(
         num_layers: Number of layers; compile time does not depend on it.
         context_size: Size of the context, for p(x | context), on which theta then depends; None
             for no context.
-        transformer: The univariate map T; `flows.bijectors.RationalQuadraticSpline()` by default.
+        transformer: The univariate map T; by default that of `flows.nsf`, a spline of a + b x.
         base: Distribution of the noise; `flows.StandardNormal(event_size)` by default.
         conditioner: Makes the network of the context: see `flows.bijectors.Elementwise`.
         standardize_with: Data [rows, event_size], or a pair (data, context): as in `flows.maf`,
@@ -94,7 +94,7 @@ def gaussianization(
     """
     _checks.positive_int("event_size", event_size)
     require_rngs(rngs)
-    transformer = RationalQuadraticSpline() if transformer is None else transformer
+    transformer = affine_spline() if transformer is None else transformer
     require_transformer("transformer", transformer)
     if transformer.reference is CIRCLE:
         raise ValueError(
@@ -143,7 +143,7 @@ def _gaussianized(
         params = _fitted_marginals(transformer, rows[~held_out], marginals_key)
         z, log_det = transformer.inverse_and_log_det(rows[held_out], params)
         gain = log_det + (rows[held_out] ** 2 - z**2) / 2
-        better = gain.mean(axis=0) > gain.std(axis=0, ddof=1) / len(z) ** 0.5
+        better = gain.mean(axis=0) > 2 * gain.std(axis=0, ddof=1) / len(z) ** 0.5
         params = jnp.where(better[:, None], params, near_identity)
         rows, _ = transformer.inverse_and_log_det(rows, params)
         directions = reflections(_independent_directions(rows[~held_out], directions_key))

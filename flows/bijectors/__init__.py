@@ -12,6 +12,7 @@ from flows.bijectors.permutation import Permutation, Reverse
 from flows.bijectors.transformers import (
     Affine,
     CircularSpline,
+    Composed,
     Inverted,
     MixtureOfLogistics,
     NumericInverse,
@@ -26,6 +27,7 @@ __all__ = [
     "Buffer",
     "Chain",
     "CircularSpline",
+    "Composed",
     "Composite",
     "Conditioned",
     "Coupling",

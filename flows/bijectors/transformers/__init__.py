@@ -2,6 +2,7 @@
 
 from flows.bijectors.transformers.affine import Affine
 from flows.bijectors.transformers.base import Inverted, Transformer, require_transformer
+from flows.bijectors.transformers.composed import Composed
 from flows.bijectors.transformers.logistics import MixtureOfLogistics
 from flows.bijectors.transformers.numeric import NumericInverse
 from flows.bijectors.transformers.rational_quadratic import (
@@ -13,6 +14,7 @@ from flows.bijectors.transformers.rational_quadratic import (
 __all__ = [
     "Affine",
     "CircularSpline",
+    "Composed",
     "Inverted",
     "MixtureOfLogistics",
     "NumericInverse",
