@@ -46,10 +46,10 @@ def maf(
         conditioner: Makes the network of a layer: see `flows.bijectors.MaskedAutoregressive`.
         inverse: How the sequential direction is computed, "auto", "blocked" or "jacobi": see
             `flows.bijectors.MaskedAutoregressive`.
-        standardize_with: Data [rows, event_size], or a pair (data, context): puts a fixed
-            whitening layer in front, so that data in raw units just work; of fewer than
-            5 event_size^2 rows it only scales columns. A `numpy.memmap` is
-            read a block at a time. Columns that take few values, such as counts, are taken with
+        standardize_with: Data [rows, event_size], or a pair (data, context), of which either may
+            be None: puts a fixed whitening layer in front, so that data in raw units just work; of
+            fewer than 5 event_size^2 rows it only scales columns. A `numpy.memmap` is read a block
+            at a time. Columns that take few values, such as counts, are taken with
             the noise that `flows.fit(dequantize=True)` adds to them. None for none.
         support: Where the columns of data may lie, one of `flows.supports` for all of them or one
             for each, such as `flows.supports.positive`: there is no mass elsewhere. Whitening acts

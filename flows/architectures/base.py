@@ -84,9 +84,16 @@ def whitened(
         return flow
     x, context = _checks.pair("standardize_with", standardize_with)
     bijector = _standardized_context(stack, context)
+    shapes = [_checks.array("standardize_with", part).shape for part in (x, context)]
+    if x is not None and context is not None and shapes[0][:1] != shapes[1][:1]:
+        raise ValueError(
+            "standardize_with must hold as many rows of x as of the context, got shapes "
+            f"{shapes[0]} and {shapes[1]}."
+        )
+    if x is None:
+        return Flow(flow.base, bijector, flow.support)
     if flow.support is not None and supports.of_kind(flow.support, "circle").all():
-        if x is not None:
-            require_one_turn(_checks.array("standardize_with", x), flow.support)
+        require_one_turn(_checks.array("standardize_with", x), flow.support)
     else:
         bijector = Chain([_whitening(x, event_size, flow.support), bijector])
     return Flow(flow.base, bijector, flow.support)

@@ -114,7 +114,7 @@ def gaussianization(
 
     stack = Stack(layer, num_layers, rngs=rngs)
     flow = whitened(stack, transformer, base, standardize_with, support)
-    if standardize_with is not None:
+    if _checks.pair("standardize_with", standardize_with)[0] is not None:
         rows = flow.bijector.parts[0].inverse(data_of(standardize_with, flow.support))
         keys = jax.random.split(rngs.params(), num_layers)
         marginal, rotation = stack.layers.parts

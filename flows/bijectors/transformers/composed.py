@@ -1,5 +1,7 @@
 """One transformer after another."""
 
+import functools
+import operator
 from collections.abc import Sequence
 
 import jax
@@ -53,14 +55,14 @@ class Composed(Transformer):
         for transformer, own in reversed(self._with_params(params)):
             x, log_det = transformer.forward_and_log_det(x, own)
             log_dets.append(log_det)
-        return x, sum(log_dets)
+        return x, functools.reduce(operator.add, log_dets)
 
     def inverse_and_log_det(self, y: jax.Array, params: jax.Array) -> tuple[jax.Array, jax.Array]:
         log_dets = []
         for transformer, own in self._with_params(params):
             y, log_det = transformer.inverse_and_log_det(y, own)
             log_dets.append(log_det)
-        return y, sum(log_dets)
+        return y, functools.reduce(operator.add, log_dets)
 
     def _with_params(self, params: jax.Array) -> list[tuple[Transformer, jax.Array]]:
         """Each map with its own parameters."""
