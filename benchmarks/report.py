@@ -75,7 +75,7 @@ holds.{on(density)}
 ![log-likelihood against seconds](../docs/figures/density.png)
 
 The figure shows rows validated on; not of BSDS300, where FlowJAX's are of other images than ours.
-POWER-H1 is the table that FlowJAX's splines win. What was tried: [density.md](density.md).
+What was tried: [density.md](density.md).
 
 ## Small tables
 

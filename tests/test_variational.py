@@ -14,7 +14,7 @@ from helpers import perturbed
 import flows
 from flows.training import on_device
 from flows.variational.diagnostics import diagnose
-from flows.variational.laplace import _search, laplace_start
+from flows.variational.laplace import first_starts, laplace_fits, laplace_start
 from flows.variational.objectives import reverse_kl
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
@@ -35,7 +35,8 @@ LOG_EVIDENCE = 1.5 * np.log(2 * np.pi) + np.log(np.diagonal(TRIL)).sum()
 
 
 def test_laplace_start_is_exact_for_a_normal():
-    start = laplace_start(jax.tree_util.Partial(gaussian), 3, KEY)
+    target = jax.tree_util.Partial(gaussian)
+    start = laplace_start(target, laplace_fits(target, first_starts(3, KEY)), KEY)
     np.testing.assert_allclose((start.loc[...] - LOC) / jnp.diagonal(TRIL), 0, atol=0.02)
     ratio = jnp.linalg.solve(TRIL, start.scale_tril)
     np.testing.assert_allclose(ratio @ ratio.T, np.eye(3), atol=0.02)
@@ -147,7 +148,7 @@ def test_a_target_of_the_same_operations_does_not_recompile():
             < 0.1
         )
         flows.fit_posterior(target, event_size=2, key=KEY, num_steps=2, progress=False)
-        sizes.append((on_device.run._cache_size(), _search._cache_size()))
+        sizes.append((on_device.run._cache_size(), laplace_fits._cache_size()))
     assert sizes[0] == sizes[1]
 
 
@@ -155,6 +156,54 @@ def test_a_posterior_not_to_be_trusted_is_warned_about():
     heavy = lambda theta: -jnp.log1p(theta**2).sum()
     with pytest.warns(UserWarning, match="not to be trusted"):
         flows.fit_posterior(heavy, event_size=1, key=KEY, num_steps=50, progress=False)
+
+
+def two_normals(theta, loc, scale, share):
+    """Two unit normals in 2-D, in other units: at 0 and at 10 in both coordinates."""
+    z = (theta - loc) / scale
+    first, second = (jax.scipy.stats.norm.logpdf(z, m).sum() for m in (0.0, 10.0))
+    return jnp.logaddexp(jnp.log(1 - share) + first, jnp.log(share) + second)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.1])
+@pytest.mark.parametrize(("loc", "scale"), [(-5.0, 1.0), (0.0, 1.0), (1000.0, 1.0), (0.2, 1e-4)])
+def test_a_mode_that_the_posterior_lost_is_named(loc, scale, share):
+    target = lambda theta: two_normals(theta, loc, scale, share)
+    with pytest.warns(UserWarning, match="the target has modes that q lacks"):
+        posterior = flows.fit_posterior(target, event_size=2, key=KEY, num_steps=20, progress=False)
+    (lost,) = posterior.diagnostics.lost_modes
+    has = posterior.sample(seed=KEY, sample_shape=(100,)).mean()
+    first_is_lost = abs(has - loc) > 5 * scale
+    location, mass = (loc, 1 - share) if first_is_lost else (loc + 10 * scale, share)
+    np.testing.assert_allclose(lost.location, location, atol=0.1 * scale)
+    assert lost.share == pytest.approx(mass, abs=0.02)
+    assert posterior.diagnostics.khat < 0.7 or posterior.diagnostics.ess > 9900
+
+
+@pytest.mark.parametrize(("kept", "share"), [((0, 1), 0.5), ((0,), 0.5), ((0,), 0.005)])
+def test_modes_that_a_flow_of_ones_own_covers_are_not_lost(kept, share):
+    base = flows.MixtureOfNormals(2, len(kept))
+    base.loc[...] = 10.0 * jnp.array(kept)[:, None] * jnp.ones(2)
+    base.log_scale[...] = jnp.zeros_like(base.log_scale[...])
+    flow = flows.Flow(base, flows.bijectors.Reverse(2))
+    target = lambda theta: two_normals(theta, 0.0, 1.0, share)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        posterior = flows.fit_posterior(
+            target, flow=flow, key=KEY, num_steps=1, optimizer=optax.sgd(0.0), progress=False
+        )
+    lost = len(kept) == 1 and share > 0.01
+    assert len(posterior.diagnostics.lost_modes) == lost
+    assert posterior.diagnostics.trustworthy == (not lost)
+
+
+def test_the_tail_of_even_weights_is_noise():
+    weights = 1 + 3e-4 * scipy.stats.pareto(1 / 0.9).rvs(10_000, random_state=0)
+    diagnostics = diagnose(np.log(weights))
+    assert diagnostics.khat > 0.7
+    assert diagnostics.trustworthy
+    weights[0] = 30.0  # one draw that counts
+    assert not diagnose(np.log(weights)).trustworthy
 
 
 def test_khat_when_few_draws_carry_all_the_weight():

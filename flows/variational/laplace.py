@@ -1,6 +1,7 @@
 """Where to start: the best Gaussian among Laplace fits at several modes, and N(0, I)."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,53 +14,81 @@ NUM_ITERATIONS = 200
 NUM_DRAWS = 256  # to compare the candidates' ELBOs
 
 
-def laplace_start(
-    log_density: Callable[[jax.Array], jax.Array], event_size: int, key: jax.Array
-) -> TriangularAffine:
-    r"""A learnable affine map from N(0, I) to a Gaussian near the target.
+class LaplaceFits(NamedTuple):
+    """Gaussians at modes of a target, of which the same mode may have several.
 
-    L-BFGS runs from several starts at once; at each end point the Gaussian
-    N(mode, (-Hessian)^-1) is a candidate, and N(0, I) is one more. The one with the highest ELBO
-    wins, so that a run-away mode or a singular Hessian does no harm.
+    Attributes:
+        loc: The modes [K, D].
+        scale_tril: Cholesky factors [K, D, D] of the covariances, (-Hessian)^-1.
+    """
+
+    loc: jax.Array
+    scale_tril: jax.Array
+
+
+def laplace_start(
+    log_density: Callable[[jax.Array], jax.Array], fits: LaplaceFits, key: jax.Array
+) -> TriangularAffine:
+    r"""The affine map from N(0, I) to a Gaussian near the target.
+
+    Of the fits and N(0, I) the one with the highest ELBO wins, so that a run-away mode or a
+    singular Hessian does no harm.
 
     Args:
         log_density: log p of one point [D], up to a constant; a callable pytree.
-        event_size: D.
+        fits: Gaussians at modes.
         key: Random key.
 
     Raises:
         ValueError: The target is not finite at any of the starts.
 
-    Cost: a few thousand evaluations of the target, D + 1 gradients for each Hessian.
+    Cost: a few thousand evaluations of the target.
     """
-    start_key, draw_key = jax.random.split(key)
-    starts = jax.random.normal(start_key, (NUM_STARTS, event_size))
-    starts = starts.at[0].set(0.0)
-    draws = jax.random.normal(draw_key, (NUM_DRAWS, event_size))
-    value, loc, scale_tril = _search(log_density, starts, draws)
+    event_size = fits.loc.shape[-1]
+    draws = jax.random.normal(key, (NUM_DRAWS, event_size))
+    value, loc, scale_tril = _best(log_density, fits, draws)
     if not jnp.isfinite(value):
         raise ValueError(
             "target is not finite around any of the starting points: check that it is a log "
             f"density on all of R^{event_size} (constrained parameters need a change of variables)."
         )
-    return TriangularAffine(loc, scale_tril)
+    return TriangularAffine(loc, scale_tril, trainable=False)
+
+
+def first_starts(event_size: int, key: jax.Array) -> jax.Array:
+    """Where to look for modes of a target of which nothing is known: 0 and draws of N(0, I)."""
+    return jax.random.normal(key, (NUM_STARTS, event_size)).at[0].set(0.0)
 
 
 @jax.jit
-def _search(
-    log_density: Callable[[jax.Array], jax.Array], starts: jax.Array, draws: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The best candidate's ELBO, location and Cholesky factor."""
-    event_size = starts.shape[-1]
+def laplace_fits(log_density: Callable[[jax.Array], jax.Array], starts: jax.Array) -> LaplaceFits:
+    r"""Gaussians N(mode, (-Hessian)^-1) where L-BFGS ends, from several starts at once.
 
-    def candidate(start: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mode = _climb(log_density, start)
+    Args:
+        log_density: log p of one point [D], up to a constant; a callable pytree.
+        starts: Points [K, D].
+
+    Cost: a few thousand evaluations of the target, D + 1 gradients for each Hessian.
+    """
+
+    def fit(mode: jax.Array) -> LaplaceFits:
         precision = -jax.hessian(log_density)(mode)
         scale = jax.lax.rsqrt(jnp.abs(jnp.diagonal(precision)) + 1e-12)  # for float32's sake
         eigenvalues, vectors = jnp.linalg.eigh(scale[:, None] * precision * scale)
         curvature = jnp.maximum(jnp.abs(eigenvalues), 1e-6)
         correlation = (vectors / curvature) @ vectors.T
-        return mode, scale[:, None] * jnp.linalg.cholesky(correlation)
+        return LaplaceFits(mode, scale[:, None] * jnp.linalg.cholesky(correlation))
+
+    modes = jax.vmap(lambda start: _climb(log_density, start))(starts)
+    return jax.lax.map(fit, modes)  # one at a time, for the memory of large targets
+
+
+@jax.jit
+def _best(
+    log_density: Callable[[jax.Array], jax.Array], fits: LaplaceFits, draws: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The best Gaussian's ELBO, location and Cholesky factor."""
+    event_size = draws.shape[-1]
 
     def elbo(gaussian: tuple[jax.Array, jax.Array]) -> jax.Array:
         loc, scale_tril = gaussian
@@ -67,9 +96,8 @@ def _search(
         value = jax.vmap(log_density)(loc + draws @ scale_tril.T).mean() + entropy
         return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
-    locs, scales = jax.vmap(candidate)(starts)
-    locs = jnp.concatenate([jnp.zeros((1, event_size)), locs])
-    scales = jnp.concatenate([jnp.eye(event_size)[None], scales])
+    locs = jnp.concatenate([jnp.zeros((1, event_size)), fits.loc])
+    scales = jnp.concatenate([jnp.eye(event_size)[None], fits.scale_tril])
     elbos = jax.lax.map(elbo, (locs, scales))  # one at a time, for the memory of large targets
     best = elbos.argmax()
     return elbos[best], locs[best], scales[best]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -15,11 +16,12 @@ from jax.sharding import Mesh
 
 from flows import _checks
 from flows.architectures import real_nvp
-from flows.bijectors import Chain
+from flows.bijectors import Chain, TriangularAffine
 from flows.distributions import Flow, require_flow, require_single
 from flows.training import Outcome, Program, TrainingState, adam_unless_given, trace, train
 from flows.variational.diagnostics import Diagnostics, diagnose
-from flows.variational.laplace import laplace_start
+from flows.variational.laplace import first_starts, laplace_fits, laplace_start
+from flows.variational.modes import lost_modes
 from flows.variational.objectives import reverse_kl
 
 NUM_DIAGNOSTIC_DRAWS = 10_000
@@ -33,7 +35,8 @@ class Posterior(Outcome):
         flow: q, a distribution on R^D.
         losses: Minus the ELBO estimate of every step, in nats.
         history: {"elbo": ...}, the ELBO estimate of every step.
-        diagnostics: ELBO, log evidence, effective sample size and k-hat on fresh draws.
+        diagnostics: ELBO, log evidence, effective sample size and k-hat on fresh draws, and modes
+            that q has lost.
     """
 
     flow: Flow
@@ -76,8 +79,9 @@ def fit_posterior(
 ) -> Posterior:
     r"""Fits q to a log density by maximising the ELBO, E_q[log p(theta) - log q(theta)].
 
-    Without a `flow`, coordinates are first whitened by the best of several Laplace fits, as a
-    learnable affine layer, with a RealNVP behind it; raw coordinates make most posteriors fail.
+    Without a `flow`, coordinates are first whitened by the best of several Laplace fits, which
+    stays as it is, so that units do not matter; behind it are a learnable affine layer and a
+    RealNVP. Raw coordinates make most posteriors fail.
     Gradients are path gradients (Roeder et al. 2017, arXiv:1703.09194).
 
     Args:
@@ -143,10 +147,13 @@ def fit_posterior(
     key = _checks.prng_key("key", key)
     start_key, network_key, train_key, final_key = jax.random.split(key, 4)
     target = _traced(target, event_size)
+    starts = first_starts(event_size, start_key)
     if flow is None:
         flow = real_nvp(event_size, rngs=nnx.Rngs(network_key))
-        start = laplace_start(target, event_size, start_key)
-        flow = Flow(flow.base, Chain([start, flow.bijector]))
+        fits = laplace_fits(target, starts)
+        start = laplace_start(target, fits, jax.random.fold_in(start_key, 1))
+        affine = TriangularAffine(jnp.zeros(event_size), jnp.eye(event_size))
+        flow = Flow(flow.base, Chain([start, affine, flow.bijector]))
     result = train(
         flow,
         _NegativeELBO(target, num_samples),
@@ -164,6 +171,10 @@ def fit_posterior(
     )
     log_weights = _log_weights(result.module, target, final_key, NUM_DIAGNOSTIC_DRAWS, num_samples)
     diagnostics = diagnose(np.asarray(log_weights))
+    modes_key = jax.random.fold_in(final_key, 1)
+    log_evidence = diagnostics.log_evidence.value
+    lost = lost_modes(result.module, target, starts, log_evidence, modes_key)
+    diagnostics = dataclasses.replace(diagnostics, lost_modes=lost)
     if not diagnostics.trustworthy:
         warnings.warn(f"The posterior is not to be trusted:\n{diagnostics}", stacklevel=2)
     return Posterior(
@@ -178,7 +189,7 @@ def fit_posterior(
 
 def _traced(target: Callable[[jax.Array], jax.Array], event_size: int) -> Program:
     """The target as a pytree: another that computes the same, with other data, compiles no more."""
-    point = jax.ShapeDtypeStruct((event_size,), jax.numpy.result_type(float))
+    point = jax.ShapeDtypeStruct((event_size,), jnp.result_type(float))
     out = jax.eval_shape(target, point)
     if getattr(out, "shape", None) != ():
         raise ValueError(
