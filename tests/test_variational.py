@@ -197,6 +197,54 @@ def test_modes_that_a_flow_of_ones_own_covers_are_not_lost(kept, share):
     assert posterior.diagnostics.trustworthy == (not lost)
 
 
+def test_what_weights_vary_by_is_no_lost_mode():
+    """Skewed in 30 directions, with a normal as q: a few draws near the mode carry the weight."""
+    target = lambda theta: (1.5 * theta - jnp.exp(1.5 * theta)).sum() / 2.25
+    z = np.log(np.random.default_rng(0).gamma(1 / 2.25, 2.25, 1_000_000)) / 1.5
+    base = flows.DiagonalNormal(30)
+    base.loc[...] = jnp.full(30, z.mean())
+    base.log_scale[...] = jnp.full(30, np.log(z.std()))
+    flow = flows.Flow(base, flows.bijectors.Reverse(30))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for seed in range(2):
+            posterior = flows.fit_posterior(
+                target, flow=flow, key=jax.random.key(seed), num_steps=1, num_samples=8,
+                optimizer=optax.sgd(0.0), progress=False,
+            )  # fmt: skip
+            assert posterior.diagnostics.ess < 1000
+            assert posterior.diagnostics.lost_modes == ()
+
+
+def test_no_modes_are_looked_for_beyond_a_support():
+    flow = flows.real_nvp(2, num_layers=2, support=flows.supports.positive, rngs=nnx.Rngs(0))
+    target = lambda theta: -0.5 * (theta**2).sum()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        posterior = flows.fit_posterior(target, flow=flow, key=KEY, num_steps=1, progress=False)
+    assert posterior.diagnostics.lost_modes is None
+
+
+def test_a_target_without_a_hessian_is_fitted_all_the_same():
+    @jax.custom_vjp
+    def target(theta):
+        return -0.5 * jnp.sum(theta**2)
+
+    def backward(theta, g):
+        shape = jax.ShapeDtypeStruct(theta.shape, theta.dtype)
+        return (jax.pure_callback(lambda t, g: -g * t, shape, theta, g, vmap_method="sequential"),)
+
+    target.defvjp(lambda theta: (target(theta), theta), backward)
+    flow = flows.Flow(flows.StandardNormal(2), flows.bijectors.Reverse(2))
+    with pytest.warns(UserWarning, match="were not looked for: "):
+        posterior = flows.fit_posterior(
+            target, flow=flow, key=KEY, num_steps=1, num_samples=2, progress=False
+        )
+    assert posterior.diagnostics.lost_modes is None
+    assert "lost modes    not looked for" in str(posterior.diagnostics)
+    assert posterior.diagnostics.trustworthy
+
+
 def test_the_tail_of_even_weights_is_noise():
     weights = 1 + 3e-4 * scipy.stats.pareto(1 / 0.9).rvs(10_000, random_state=0)
     diagnostics = diagnose(np.log(weights))

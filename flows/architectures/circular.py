@@ -46,7 +46,8 @@ def ncsf(
         rngs: Source of the initial weights, e.g. `nnx.Rngs(0)`.
         **options: All others of `real_nvp` or `maf`: `num_layers`, `context_size` and so on. Of
             `standardize_with`, a pair (angles, context), the context is standardised, and the
-            angles are checked only: they must fit into one turn. Either may be None.
+            angles are checked only: they must fit into one turn. Either may be None, but not the
+            rows where some columns are no angles.
 
     Raises:
         ValueError: The values of a column of `standardize_with` span more than a turn, or the base

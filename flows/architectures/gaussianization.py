@@ -31,7 +31,8 @@ NUM_QUANTILES = 256  # that a marginal distribution is fitted by
 NUM_STEPS, STEP_SIZE = 100, 0.1  # of Adam, for each layer's marginal distributions
 NUM_ROTATIONS = 20  # steps of FastICA
 JITTER = 0.03  # standard deviations
-HELD_OUT = 5  # one row of so many: what gains nothing on them is left out
+HELD_OUT = 5  # one row of so many: what does not gain on them is left out
+LEAST_GAIN = 2  # standard errors
 
 
 def gaussianization(
@@ -143,7 +144,7 @@ def _gaussianized(
         params = _fitted_marginals(transformer, rows[~held_out], marginals_key)
         z, log_det = transformer.inverse_and_log_det(rows[held_out], params)
         gain = log_det + (rows[held_out] ** 2 - z**2) / 2
-        better = gain.mean(axis=0) > 2 * gain.std(axis=0, ddof=1) / len(z) ** 0.5
+        better = gain.mean(axis=0) > LEAST_GAIN * gain.std(axis=0, ddof=1) / len(z) ** 0.5
         params = jnp.where(better[:, None], params, near_identity)
         rows, _ = transformer.inverse_and_log_det(rows, params)
         directions = reflections(_independent_directions(rows[~held_out], directions_key))

@@ -34,7 +34,7 @@ def nsf(
             the context.
         autoregressive: Whether the layers are those of `maf` instead of `real_nvp`.
         num_bins: Pieces of each spline.
-        bound: Where the splines end and the identity begins, in units of the noise: give
+        bound: Where the splines end, beyond which T is a + b x, in units of a layer's output: give
             `standardize_with`, or data of about unit scale.
         rngs: Source of the initial weights, e.g. `nnx.Rngs(0)`.
         **options: All others of `real_nvp` or `maf`: `num_layers`, `context_size`,

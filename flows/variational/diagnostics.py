@@ -27,10 +27,11 @@ class Diagnostics:
         num_samples: Number of draws.
         num_nonfinite: Draws whose log weight was NaN or +inf; they are left out of the numbers
             above. (A weight of zero counts.)
-        lost_modes: Modes that were found when looking for a start, and where q lacks more than
+        lost_modes: Modes that a search around 0 and around q found, and where q lacks more than
             half of the mass, with their share of the evidence; those below one per cent are left
             out. Weights do not tell: their draws never go there. Modes that no search found are
-            not told by anything here, and none are looked for beyond 200 dimensions.
+            not told by anything here. None where they were not looked for: beyond 200 dimensions,
+            of a flow with a support, or of a target without a Hessian.
     """
 
     elbo: Estimate
@@ -39,7 +40,7 @@ class Diagnostics:
     khat: float
     num_samples: int
     num_nonfinite: int
-    lost_modes: tuple[LostMode, ...] = ()
+    lost_modes: tuple[LostMode, ...] | None = None
 
     @property
     def reasons(self) -> list[str]:
@@ -58,14 +59,12 @@ class Diagnostics:
         """Whether k-hat is below 0.7, weights and ELBO are finite, and no mode is known lost.
 
         k-hat does not count where the ESS is at least 99 % of the draws: the tail of weights so
-        even is noise, and |E_p f - E_q f| <= sd(w) sd(f) = sd(f) sqrt(n / ESS - 1) = sd(f) / 10.
+        even is noise, and of these draws |E_p f - E_q f| <= sd(w) sd(f) = sd(f) sqrt(n / ESS - 1),
+        a tenth of sd(f).
         """
         return not self.reasons
 
     def __str__(self) -> str:
-        lost = [f"{'lost mode':14}{mode}" for mode in self.lost_modes[:NAMED]]
-        if len(self.lost_modes) > NAMED:
-            lost.append(f"{'':14}and {len(self.lost_modes) - NAMED} more")
         reasons = "; ".join(self.reasons)
         return "\n".join(
             [
@@ -74,10 +73,17 @@ class Diagnostics:
                 f"ESS           {self.ess:.0f} of {self.num_samples}",
                 f"k-hat         {self.khat:.2f}",
                 f"non-finite    {self.num_nonfinite}",
-                *lost,
+                *self._about_modes(),
                 f"verdict       {f'DO NOT TRUST: {reasons}' if reasons else 'good'}",
             ]
         )
+
+    def _about_modes(self) -> list[str]:
+        if self.lost_modes is None:
+            return ["lost modes    not looked for"]
+        named = [f"lost mode     {mode}" for mode in self.lost_modes[:NAMED]]
+        more = len(self.lost_modes) - NAMED
+        return named + [f"              and {more} more"] * (more > 0)
 
 
 def diagnose(log_weights: np.ndarray) -> Diagnostics:

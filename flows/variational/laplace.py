@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import optax
 
 from flows.bijectors import TriangularAffine
+from flows.bijectors.linear import product
 
 NUM_STARTS = 16
 NUM_ITERATIONS = 200
 NUM_DRAWS = 256  # to compare the candidates' ELBOs
+BATCH = 64  # columns of a Hessian at once
 
 
 class LaplaceFits(NamedTuple):
@@ -72,12 +74,16 @@ def laplace_fits(log_density: Callable[[jax.Array], jax.Array], starts: jax.Arra
     """
 
     def fit(mode: jax.Array) -> LaplaceFits:
-        precision = -jax.hessian(log_density)(mode)
+        column = lambda direction: jax.jvp(jax.grad(log_density), (mode,), (direction,))[1]
+        precision = -jax.lax.map(column, jnp.eye(mode.size, dtype=mode.dtype), batch_size=BATCH)
+        precision = (precision + precision.T) / 2
         scale = jax.lax.rsqrt(jnp.abs(jnp.diagonal(precision)) + 1e-12)  # for float32's sake
         eigenvalues, vectors = jnp.linalg.eigh(scale[:, None] * precision * scale)
         curvature = jnp.maximum(jnp.abs(eigenvalues), 1e-6)
-        correlation = (vectors / curvature) @ vectors.T
-        return LaplaceFits(mode, scale[:, None] * jnp.linalg.cholesky(correlation))
+        # R'R is the inverse of the scaled precision, whose square float32 could not hold.
+        upper = jnp.linalg.qr((vectors * jax.lax.rsqrt(curvature)).T, mode="r")
+        factor = (upper * jnp.where(jnp.diagonal(upper) < 0, -1.0, 1.0)[:, None]).T
+        return LaplaceFits(mode, scale[:, None] * factor)
 
     modes = jax.vmap(lambda start: _climb(log_density, start))(starts)
     return jax.lax.map(fit, modes)  # one at a time, for the memory of large targets
@@ -93,7 +99,7 @@ def _best(
     def elbo(gaussian: tuple[jax.Array, jax.Array]) -> jax.Array:
         loc, scale_tril = gaussian
         entropy = jnp.log(jnp.diagonal(scale_tril)).sum()
-        value = jax.vmap(log_density)(loc + draws @ scale_tril.T).mean() + entropy
+        value = jax.vmap(log_density)(loc + product(draws, scale_tril.T)).mean() + entropy
         return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
     locs = jnp.concatenate([jnp.zeros((1, event_size)), fits.loc])

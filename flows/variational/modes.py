@@ -12,10 +12,11 @@ from flows.bijectors.linear import product
 from flows.distributions import Flow
 from flows.variational.laplace import NUM_STARTS, LaplaceFits, laplace_fits
 
-NUM_DRAWS = 256  # around each mode
+NUM_DRAWS, BATCH = 256, 64  # around each mode, and at once
 LEAST_SHARE = 0.01  # of the evidence: what matters less is not reported
 LEAST_COVERED = 0.5  # of a mode's evidence; estimates of ratios are noisy
 MOST_DIMENSIONS = 200
+SEEN = 1e-4  # of q: a mode with less has no draws in the evidence that q estimates
 APART = 3.0  # standard deviations
 REACHES = 1.0, 3.0, 10.0, 30.0  # in deviations of q: how far out modes are looked for
 
@@ -29,7 +30,7 @@ class LostMode:
         share: Its share of the evidence, of what was found.
     """
 
-    location: np.ndarray
+    location: np.ndarray = dataclasses.field(compare=False)
     share: float
 
     def __str__(self) -> str:
@@ -40,39 +41,49 @@ def lost_modes(
     flow: Flow,
     target: Callable[[jax.Array], jax.Array],
     starts: jax.Array,
-    log_evidence: jax.Array,
+    log_evidence: float,
+    spread: float,
     key: jax.Array,
-) -> tuple[LostMode, ...]:
+) -> tuple[LostMode, ...] | None:
     """The modes of the target where q has too little mass, the heaviest first.
 
     They are looked for where a start was, and once more around q, in its own units.
 
     With x from a mode's Gaussian g, the evidence near it is E[p(x) / g(x)]; what q explains of it
     is E[Z q(x) / g(x)], on the same draws, with Z what q estimates the evidence to be. Where q is
-    right the two agree draw by draw, however poor g is.
+    right the two agree draw by draw, but for the spread of its weights, however poor g is.
 
     Args:
         flow: q.
         target: log p of one point [D], up to a constant; a callable pytree.
         starts: Where to look for modes first [K, D].
         log_evidence: log Z.
+        spread: Standard deviation of the log weights of q's draws.
         key: Random key.
 
-    Cost: that of `laplace_fits`, and NUM_DRAWS evaluations for each mode; none of it beyond
-    MOST_DIMENSIONS, where Hessians cost too much.
+    Returns:
+        Them; None beyond MOST_DIMENSIONS, where Hessians cost too much, and of a flow with a
+        support, outside of which the target may be anything.
+
+    Cost: that of `laplace_fits`, twice, and NUM_DRAWS evaluations for each mode.
     """
-    if flow.event_size > MOST_DIMENSIONS:
-        return ()
-    found = [laplace_fits(target, s) for s in (starts, _starts_around(flow, key))]
+    if flow.event_size > MOST_DIMENSIONS or flow.support is not None:
+        return None
+    starts_key, draws_key = jax.random.split(key)
+    found = [laplace_fits(target, s) for s in (starts, _starts_around(flow, starts_key))]
     fits = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
-    near, explained = _evidence_near(flow, target, fits, log_evidence, key)
-    near, explained = np.asarray(near, float), np.asarray(explained, float)
+    near, explained, ess = (
+        np.asarray(part, float)
+        for part in _evidence_near(flow, target, fits, log_evidence, draws_key)
+    )
+    least = near + np.log(LEAST_COVERED) - 2 * spread / np.sqrt(ess)
+    missing = np.isfinite(near) & (explained < least)
     lost: list[int] = []
     for i in np.argsort(-near):
-        missing = np.isfinite(near[i]) and explained[i] < near[i] + np.log(LEAST_COVERED)
-        if missing and all(_are_apart(fits, i, j) for j in lost):
+        if missing[i] and all(_are_apart(fits, i, j) for j in lost):
             lost.append(i)
-    total = np.logaddexp.reduce([float(log_evidence), *near[lost]])
+    unseen = [i for i in lost if explained[i] < log_evidence + np.log(SEEN)]
+    total = np.logaddexp.reduce([log_evidence, *near[unseen]])
     shares = np.exp(near[lost] - total)
     return tuple(
         LostMode(np.asarray(fits.loc[i]), float(share))
@@ -82,10 +93,11 @@ def lost_modes(
 
 
 def _starts_around(flow: Flow, key: jax.Array) -> jax.Array:
-    """Draws of q, moved away from their mean."""
-    draws = flow.sample(seed=key, sample_shape=(NUM_STARTS,))
-    reaches = jnp.resize(jnp.array(REACHES), (NUM_STARTS, 1))
-    return draws.mean(axis=0) + reaches * (draws - draws.mean(axis=0))
+    """Draws of q, moved away from their centre."""
+    draws = np.asarray(flow.sample(seed=key, sample_shape=(NUM_STARTS,)))
+    centre = np.nanmedian(np.where(np.isfinite(draws), draws, np.nan), axis=0)
+    reaches = np.resize(np.array(REACHES, draws.dtype), (NUM_STARTS, 1))
+    return jnp.asarray(centre + reaches * (draws - centre))
 
 
 @jax.jit
@@ -93,20 +105,24 @@ def _evidence_near(
     flow: Flow,
     target: Callable[[jax.Array], jax.Array],
     fits: LaplaceFits,
-    log_evidence: jax.Array,
+    log_evidence: float,
     key: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """Log evidence near each mode, and how much of it q explains."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Log evidence near each mode, how much of it q explains, and effective draws."""
     noise = jax.random.normal(key, (NUM_DRAWS, fits.loc.shape[-1]))
     log_noise = jax.scipy.stats.norm.logpdf(noise).sum(axis=-1)
 
-    def of_mode(fit: LaplaceFits) -> tuple[jax.Array, jax.Array]:
+    def of_mode(fit: LaplaceFits) -> tuple[jax.Array, jax.Array, jax.Array]:
         x = fit.loc + product(noise, fit.scale_tril.T)
         log_g = log_noise - jnp.log(jnp.diagonal(fit.scale_tril)).sum()
-        log_p, log_q = jax.vmap(target)(x), flow.log_prob(x) + log_evidence
-        usable = jnp.isfinite(log_p) & ~jnp.isnan(log_q)
-        mean = lambda log_density: logsumexp(jnp.where(usable, log_density - log_g, -jnp.inf))
-        return mean(log_p) - jnp.log(NUM_DRAWS), mean(log_q) - jnp.log(NUM_DRAWS)
+        log_p = jax.lax.map(target, x, batch_size=BATCH) - log_g
+        log_q = flow.log_prob(x) + log_evidence - log_g
+        usable = jnp.isfinite(log_p)
+        log_p = jnp.where(usable, log_p, -jnp.inf)
+        log_q = jnp.where(usable & ~jnp.isnan(log_q), log_q, -jnp.inf)  # NaN: far from q
+        near, explained = logsumexp(log_p), logsumexp(log_q)
+        ess = jnp.exp(2 * near - logsumexp(2 * log_p))
+        return near - jnp.log(NUM_DRAWS), explained - jnp.log(NUM_DRAWS), ess
 
     return jax.lax.map(of_mode, fits)  # one at a time, for the memory of large targets
 

@@ -80,13 +80,14 @@ def fit_posterior(
     r"""Fits q to a log density by maximising the ELBO, E_q[log p(theta) - log q(theta)].
 
     Without a `flow`, coordinates are first whitened by the best of several Laplace fits, which
-    stays as it is, so that units do not matter; behind it are a learnable affine layer and a
-    RealNVP. Raw coordinates make most posteriors fail.
-    Gradients are path gradients (Roeder et al. 2017, arXiv:1703.09194).
+    stays as it is, so that units do not matter once a mode is found; behind it are a learnable
+    affine layer and a RealNVP. Raw coordinates make most posteriors fail. Gradients are path
+    gradients (Roeder et al. 2017, arXiv:1703.09194).
 
     Args:
-        target: Log density of one point theta [D], up to a constant, on all of R^D: a
-            differentiable JAX function. Constrained parameters need a change of variables with its
+        target: Log density of one point theta [D], up to a constant, on all of R^D: a JAX function
+            that can be differentiated twice (once will do for a `flow` of your own, but no lost
+            modes are looked for then). Constrained parameters need a change of variables with its
             log-Jacobian added. Another function of the same operations, on data of the same
             shapes, does not compile again.
         event_size: D; needed without a `flow`.
@@ -119,7 +120,7 @@ def fit_posterior(
         flows.training.NonFiniteError: The optimisation diverged; `.module` is the last flow.
 
     Cost: in each step, the target and its gradient at `num_samples` points, and one pass of the
-    flow in each direction.
+    flow in each direction; before and after, some ten thousand evaluations to look for modes.
 
     Example:
         >>> import flows, jax, jax.numpy as jnp
@@ -145,7 +146,7 @@ def fit_posterior(
     _checks.positive_int("num_steps", num_steps)
     _checks.positive_int("num_samples", num_samples)
     key = _checks.prng_key("key", key)
-    start_key, network_key, train_key, final_key = jax.random.split(key, 4)
+    start_key, network_key, train_key, final_key, modes_key = jax.random.split(key, 5)
     target = _traced(target, event_size)
     starts = first_starts(event_size, start_key)
     if flow is None:
@@ -171,10 +172,18 @@ def fit_posterior(
     )
     log_weights = _log_weights(result.module, target, final_key, NUM_DIAGNOSTIC_DRAWS, num_samples)
     diagnostics = diagnose(np.asarray(log_weights))
-    modes_key = jax.random.fold_in(final_key, 1)
-    log_evidence = diagnostics.log_evidence.value
-    lost = lost_modes(result.module, target, starts, log_evidence, modes_key)
-    diagnostics = dataclasses.replace(diagnostics, lost_modes=lost)
+    try:
+        lost = lost_modes(
+            result.module, target, starts, float(diagnostics.log_evidence.value),
+            float(np.std(log_weights)), modes_key,
+        )  # fmt: skip
+        diagnostics = dataclasses.replace(diagnostics, lost_modes=lost)
+    except (Exception, KeyboardInterrupt) as error:  # the posterior is not lost by it
+        warnings.warn(
+            "Modes that the posterior may have lost were not looked for: "
+            f"{type(error).__name__}: {error}",
+            stacklevel=2,
+        )
     if not diagnostics.trustworthy:
         warnings.warn(f"The posterior is not to be trusted:\n{diagnostics}", stacklevel=2)
     return Posterior(
