@@ -22,6 +22,7 @@ class Composed(Transformer):
 
     Example:
         >>> import jax.numpy as jnp
+        >>> from flows.bijectors import Affine
         >>> T = Composed([Affine(), Affine()])
         >>> y, log_det = T.forward_and_log_det(jnp.array(1.0), jnp.array([0.5, 0.0, 0.25, 0.0]))
         >>> float(y), float(log_det)
