@@ -139,6 +139,15 @@ def of_density(rows: list[dict]) -> str:
     return table(["fit", *(f"{name}, {seconds:g} s" for name, seconds in columns)], lines)
 
 
+def overrun(rows: list[dict]) -> str:
+    """The fits that took a third more than their time, and what they took."""
+    return "; ".join(
+        f"{row['fit']} on {row['table']} ({row['seconds']:.0f} s)"
+        for row in rows
+        if row["seconds"] > 4 / 3 * row["budget s"]
+    )
+
+
 def of_small_tables(rows: list[dict]) -> str:
     """Mean test log-likelihood over ten folds, and what a fit takes."""
     lines = (
