@@ -12,6 +12,7 @@ from flows import bijectors as fb
 from flows import conditioners, supports
 
 D, C = 4, 3  # event and context size of the contract tests
+_rng = np.random.default_rng(9)
 
 
 NETWORK = {
@@ -131,7 +132,7 @@ FLOWS = {
         },
         "bells": {
             "event_size": D, "num_layers": 2, "hidden_sizes": (16,), "permutation": "random",
-            "standardize_with": 5 + 2 * jax.random.normal(jax.random.key(9), (50, D)),
+            "standardize_with": 5 + 2 * _rng.normal(size=(50, D)),
             "base": flows.StudentT(D), "transformer": fb.Affine(max_log_scale=2.0),
         },
     }.items()
@@ -141,7 +142,7 @@ FLOWS = {
         D, autoregressive=True, num_layers=2, hidden_sizes=(16,), context_size=C, rngs=rngs
     ),
     "gaussianization": lambda rngs: flows.gaussianization(
-        D, num_layers=3, rngs=rngs, standardize_with=jax.random.laplace(jax.random.key(9), (50, D))
+        D, num_layers=3, rngs=rngs, standardize_with=_rng.laplace(size=(50, D))
     ),
     "gaussianization context": lambda rngs: flows.gaussianization(
         3, num_layers=2, rngs=rngs, context_size=C, hidden_sizes=(16,),
@@ -156,22 +157,17 @@ FLOWS = {
     ),
     "ncsf context": lambda rngs: flows.ncsf(
         2, num_layers=2, hidden_sizes=(16,), context_size=C, rngs=rngs,
-        standardize_with=(jnp.zeros((9, 2)), 3 + jax.random.normal(jax.random.key(9), (9, C))),
+        standardize_with=(np.zeros((9, 2)), 3 + _rng.normal(size=(9, C))),
     ),
 }  # fmt: skip
 
 
-def perturbed(module, key=None, scale=0.3):
+def perturbed(module, seed=7, scale=0.3):
     """The module with noise added to every parameter, so that it is far from the identity."""
-    key = jax.random.key(7) if key is None else key
+    rng = np.random.default_rng(seed)
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(key, len(leaves))
-    noisy = [
-        a + scale * jax.random.normal(k, a.shape, a.dtype)
-        for a, k in zip(leaves, keys, strict=True)
-    ]
-    return nnx.merge(graphdef, jax.tree.unflatten(tree, noisy), rest)
+    noisy = lambda a: jnp.asarray(np.asarray(a) + scale * rng.normal(size=a.shape), a.dtype)
+    return nnx.merge(graphdef, jax.tree.map(noisy, params), rest)
 
 
 def shuffle(rngs):
@@ -180,14 +176,37 @@ def shuffle(rngs):
 
 def make(maker):
     """A perturbed module from one of the makers above."""
-    return perturbed(maker(nnx.Rngs(0)))
+    return perturbed(made(maker))
+
+
+def made(maker):
+    """The module as made, which is not to be changed: making it takes longer than most tests."""
+    return _made(maker, jax.config.jax_enable_x64)
+
+
+@functools.cache
+def _made(maker, x64):
+    return maker(nnx.Rngs(0))
+
+
+def normals(seed, *shape):
+    """Normal numbers, without a program for each shape."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def jacobians(function, module, x, context=None):
+    """dy_i / dx_j [n, D, D] of `function(module, x)` or of a method at each of the points."""
+    if isinstance(function, str):
+        return jax.vmap(jax.jacfwd(getattr(module, function)))(x, context)
+    return jax.vmap(jax.jacfwd(lambda x: function(module, x)))(x)
 
 
 def bound(flow, shape=()):
     """The flow, with a context bound where it waits for one."""
     if flow.context_size is None:
         return flow
-    return flow.condition(jax.random.normal(jax.random.key(3), (*shape, flow.context_size)))
+    return flow.condition(normals(3, *shape, flow.context_size))
 
 
 def naive_inverse(layer, y, context=None):

@@ -154,7 +154,7 @@ def test_vmap_over_points_and_over_layers(inverse):
             jax.vmap(inverse_of, (None, 0, 0))(layer, y, context), expected, strict=True
         ):
             np.testing.assert_allclose(ours, wanted, atol=1e-12)
-        second = perturbed(layer, jax.random.key(8))
+        second = perturbed(layer, 8)
         both = jax.tree.map(lambda *a: jnp.stack(a), layer, second)
         x, _ = jax.vmap(inverse_of, (0, None, None))(both, y, context)
         np.testing.assert_allclose(x[1], inverse_of(second, y, context)[0], atol=1e-12)

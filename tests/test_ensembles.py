@@ -20,7 +20,7 @@ OPTIONS = {"key": KEY, "progress": False}
 
 def member(seed, **options):
     options = {"num_layers": 2, "hidden_sizes": (8,), "permutation": "random"} | options
-    return perturbed(flows.maf(2, rngs=nnx.Rngs(seed), **options), jax.random.key(seed))
+    return perturbed(flows.maf(2, rngs=nnx.Rngs(seed), **options), seed)
 
 
 def member_of(rngs):

@@ -36,6 +36,7 @@ def test_the_start_finds_independent_sources():
     assert excess[6] < 0.5  # of a normal distribution 1.53
 
 
+@pytest.mark.runs_long
 @pytest.mark.parametrize(
     ("num_rows", "most"), [(4, 30), (12, 10), (50, 0.6), (1000, 0.2), (10_000, 0.1)]
 )
