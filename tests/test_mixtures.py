@@ -13,20 +13,37 @@ import flows
 KEY = jax.random.key(0)
 
 
-def mixture(event_size=2, num_components=3):
-    return perturbed(flows.MixtureOfNormals(event_size, num_components), scale=0.5)
+def mixture(event_size=2, num_components=3, **options):
+    return perturbed(flows.MixtureOfNormals(event_size, num_components, **options), scale=0.5)
 
 
-def test_density_and_draws_are_those_of_distrax():
-    base = mixture()
-    weights = distrax.Categorical(logits=base.logits[...])
-    parts = distrax.MultivariateNormalDiag(base.loc[...], jnp.exp(base.log_scale[...]))
-    expected = distrax.MixtureSameFamily(weights, parts)
+def scale_tril(base):
+    scale = jnp.exp(base.log_scale[...])[..., None]
+    eye = jnp.eye(base.event_size)
+    return scale * (eye if base.shear is None else eye + jnp.tril(base.shear[...], -1))
+
+
+both_covariances = pytest.mark.parametrize("full_covariance", [False, True])
+
+
+@both_covariances
+def test_density_and_draws_are_those_of_distrax(full_covariance):
+    base = mixture(full_covariance=full_covariance)
+    share = jax.nn.softmax(base.logits[...])
+    parts = distrax.MultivariateNormalTri(base.loc[...], scale_tril(base))
     x = 2 * jax.random.normal(KEY, (50, 2))
-    np.testing.assert_allclose(base.log_prob(x), expected.log_prob(x), rtol=1e-5)
-    draws = base.sample(seed=KEY, sample_shape=(100_000,))
-    np.testing.assert_allclose(draws.mean(axis=0), expected.mean(), atol=0.02)
-    np.testing.assert_allclose(draws.var(axis=0), expected.variance(), rtol=0.02)
+    expected = jax.nn.logsumexp(parts.log_prob(x[:, None]) + jnp.log(share), axis=1)
+    np.testing.assert_allclose(base.log_prob(x), expected, rtol=1e-5, atol=1e-5)
+    mean = share @ parts.mean()
+    apart = parts.mean() - mean
+    covariance = jnp.einsum("k,kij->ij", share, parts.covariance()) + (share * apart.T) @ apart
+    for draws in (
+        base.sample(seed=KEY, sample_shape=(100_000,)),
+        base.weighted_sample(seed=KEY, sample_shape=(100_000,))[0],
+    ):
+        np.testing.assert_allclose(draws.mean(axis=0), mean, atol=0.02)
+        np.testing.assert_allclose(np.cov(draws.T), covariance, atol=0.02 * covariance.max())
+    assert abs(covariance[0, 1]) > 0.1
 
 
 def test_starts_near_the_standard_normal():
@@ -40,9 +57,10 @@ def test_starts_near_the_standard_normal():
     )
 
 
-def test_derivatives_of_draws_are_those_of_expectations():
+@both_covariances
+def test_derivatives_of_draws_are_those_of_expectations(full_covariance):
     """E[x_0 x_1^2] is a polynomial in the parameters; its gradient by draws is unbiased."""
-    base = mixture()
+    base = mixture(full_covariance=full_covariance)
 
     def by_draws(base, key):
         x = base.sample(seed=key, sample_shape=(2000,))
@@ -50,8 +68,10 @@ def test_derivatives_of_draws_are_those_of_expectations():
 
     def exact(base):
         share = jax.nn.softmax(base.logits[...])
-        loc, variance = base.loc[...], jnp.exp(2 * base.log_scale[...])
-        return (share * loc[:, 0] * (loc[:, 1] ** 2 + variance[:, 1])).sum()
+        loc, scale = base.loc[...], scale_tril(base)
+        covariance = jnp.einsum("kij,klj->kil", scale, scale)
+        of_each = loc[:, 0] * (loc[:, 1] ** 2 + covariance[:, 1, 1])
+        return (share * (of_each + 2 * loc[:, 1] * covariance[:, 0, 1])).sum()
 
     gradients = jax.vmap(lambda key: jax.grad(by_draws)(base, key))(jax.random.split(KEY, 100))
     for found, wanted in zip(

@@ -12,7 +12,10 @@ START_SCALE = 0.6  # of the components, which together start near a standard nor
 
 
 class MixtureOfNormals(Distribution):
-    r"""A mixture of normals of diagonal covariance, with learnable `logits`, `loc`, `log_scale`.
+    r"""A mixture of normals, x = m_k + s_k (I + T_k) e, with e ~ N(0, I).
+
+    Learnable are `logits` [K], `loc` (m) and `log_scale` (log s) [K, D], and with full covariances
+    `shear` (T) [K, D, D], of which what lies below the diagonal counts.
 
     A flow is continuous: on a normal base it leaves bridges of density between modes that lie
     apart. A component for each mode needs none.
@@ -27,9 +30,11 @@ class MixtureOfNormals(Distribution):
     Args:
         event_size: Size of the vectors, D.
         num_components: Number of normals, K.
+        full_covariance: Whether coordinates may correlate within a component.
         rngs: Source of the initial means; the same every time without.
 
-    Cost: K D for each point; D^2 K for each draw that is differentiated.
+    Cost: K D for each point, K D^2 with full covariances; D^2 K for each draw that is
+    differentiated.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -38,7 +43,14 @@ class MixtureOfNormals(Distribution):
         (5, 2)
     """
 
-    def __init__(self, event_size: int, num_components: int, *, rngs: nnx.Rngs | None = None):
+    def __init__(
+        self,
+        event_size: int,
+        num_components: int,
+        *,
+        full_covariance: bool = False,
+        rngs: nnx.Rngs | None = None,
+    ):
         super().__init__(event_size)
         self.num_components = _checks.positive_int("num_components", num_components)
         key = jax.random.key(0) if rngs is None else rngs.params()
@@ -48,6 +60,7 @@ class MixtureOfNormals(Distribution):
         self.logits = nnx.Param(jnp.zeros(self.num_components))
         self.loc = nnx.Param(spread * jax.random.normal(key, shape))
         self.log_scale = nnx.Param(jnp.full(shape, jnp.log(scale)))
+        self.shear = nnx.Param(jnp.zeros((*shape, event_size))) if full_covariance else None
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Log density at value [..., event_size]."""
@@ -55,25 +68,42 @@ class MixtureOfNormals(Distribution):
         return jax.nn.logsumexp(log_joint + jax.nn.log_softmax(self.logits[...]), axis=-1)
 
     def _log_joint(self, value: jax.Array) -> jax.Array:
-        """Log N(x_i; loc_ki, scale_ki) [..., K, D]."""
-        scale = jnp.exp(self.log_scale[...])
-        return stats.norm.logpdf(value[..., None, :], self.loc[...], scale)
+        """Log density of component k in x_i, given x_0 .. x_{i-1} [..., K, D]."""
+        return stats.norm.logpdf(self._noise(value)) - self.log_scale[...]
+
+    def _noise(self, value: jax.Array) -> jax.Array:
+        """What e of each component gives the value [..., K, D]."""
+        noise = (value[..., None, :] - self.loc[...]) / jnp.exp(self.log_scale[...])
+        if self.shear is None:
+            return noise
+        eye = jnp.eye(self.event_size, dtype=noise.dtype)
+        inverse = jax.vmap(
+            lambda shear: jax.scipy.linalg.solve_triangular(
+                shear, eye, lower=True, unit_diagonal=True
+            )
+        )(self.shear[...])
+        return jnp.einsum("kde,...ke->...kd", inverse, noise, precision="highest")
+
+    def _draw(self, key: jax.Array, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
+        """Draws [*shape, D], and the components [*shape] that they follow."""
+        choice_key, noise_key = jax.random.split(key)
+        which = jax.random.categorical(choice_key, self.logits[...], shape=shape)
+        noise = jax.random.normal(noise_key, (*shape, self.event_size), self.dtype)
+        if self.shear is not None:
+            below = jnp.tril(self.shear[...], -1)
+            of_each = jnp.einsum("kde,...e->...kd", below, noise, precision="highest")
+            noise += jnp.take_along_axis(of_each, which[..., None, None], axis=-2)[..., 0, :]
+        return self.loc[...][which] + jnp.exp(self.log_scale[...][which]) * noise, which
 
     def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
-        choice_key, noise_key = jax.random.split(key)
-        which = jax.random.categorical(choice_key, self.logits[...], shape=(n,))
-        noise = jax.random.normal(noise_key, (n, self.event_size), self.dtype)
-        x = self.loc[...][which] + jnp.exp(self.log_scale[...][which]) * noise
+        x, _ = self._draw(key, (n,))
         return jax.vmap(_follow, (None, 0))(self, jax.lax.stop_gradient(x))
 
     def weighted_sample(
         self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Draws follow their component, and weights are w_k / w_k, of which one is fixed."""
-        choice_key, noise_key = jax.random.split(seed)
-        which = jax.random.categorical(choice_key, self.logits[...], shape=sample_shape)
-        noise = jax.random.normal(noise_key, (*sample_shape, self.event_size), self.dtype)
-        x = self.loc[...][which] + jnp.exp(self.log_scale[...][which]) * noise
+        x, which = self._draw(seed, sample_shape)
         log_share = jax.nn.log_softmax(self.logits[...])[which]
         weight = jnp.exp(log_share - jax.lax.stop_gradient(log_share))
         return x, self.log_prob(x), weight
@@ -83,7 +113,7 @@ class MixtureOfNormals(Distribution):
         log_joint = self._log_joint(x)  # [K, D]
         before = jnp.cumsum(log_joint, axis=1) - log_joint
         share = jax.nn.softmax(self.logits[...][:, None] + before, axis=0)
-        below = stats.norm.cdf(x, self.loc[...], jnp.exp(self.log_scale[...]))
+        below = stats.norm.cdf(self._noise(x))
         return (share * below).sum(axis=0)
 
 

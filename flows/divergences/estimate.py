@@ -42,16 +42,7 @@ class Estimate:
             method: What to call it.
             groups: Number of groups.
         """
-        n = len(draws)
-        means = draws.reshape(groups or n, -1, *draws.shape[1:]).mean(axis=1)
-        value = means.mean(axis=0)
-        infinite = jnp.isinf(value)
-        centred = jnp.where(infinite, 0.0, means) - jnp.where(infinite, 0.0, value)
-        scale = jax.lax.stop_gradient(jnp.abs(centred).max(axis=0))
-        scale = jnp.where(scale > 0, scale, 1.0)  # taken out: squares overflow
-        variance = ((centred / scale) ** 2).sum(axis=0) / (len(means) - 1)
-        error = scale * jnp.sqrt(variance / len(means))
-        return cls(value, jnp.where(infinite, jnp.inf, error), n, method)
+        return cls(*_mean_and_error(draws, groups or len(draws)), len(draws), method)
 
     @classmethod
     def exact(cls, value: jax.Array, method: str = "closed_form") -> "Estimate":
@@ -78,3 +69,17 @@ class Estimate:
         if jnp.ndim(self.value):
             return f"{self.value} +- {self.standard_error}"
         return f"{float(self.value):.4g} +- {float(self.standard_error):.2g}"
+
+
+@functools.partial(jax.jit, static_argnames="groups")
+def _mean_and_error(draws: jax.Array, groups: int) -> tuple[jax.Array, jax.Array]:
+    """The mean of draws [n, ...] and its standard error, from the means of so many groups."""
+    means = draws.reshape(groups, -1, *draws.shape[1:]).mean(axis=1)
+    value = means.mean(axis=0)
+    infinite = jnp.isinf(value)
+    centred = jnp.where(infinite, 0.0, means) - jnp.where(infinite, 0.0, value)
+    scale = jax.lax.stop_gradient(jnp.abs(centred).max(axis=0))
+    scale = jnp.where(scale > 0, scale, 1.0)  # taken out: squares overflow
+    variance = ((centred / scale) ** 2).sum(axis=0) / (groups - 1)
+    error = scale * jnp.sqrt(variance / groups)
+    return value, jnp.where(infinite, jnp.inf, error)

@@ -17,6 +17,9 @@ from flows.divergences.excess import log_excess
 from flows.divergences.supports import same_space
 
 
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["loc", "scale"], meta_fields=["diagonal"]
+)
 @dataclasses.dataclass(frozen=True)
 class Gaussian:
     """N(loc, L L^T).
@@ -113,6 +116,7 @@ def gaussian_pair(p: Any, q: Any) -> tuple[Gaussian, Gaussian] | None:
     return None if first is None or second is None else (first, second)
 
 
+@jax.jit
 def kl(p: Gaussian, q: Gaussian) -> jax.Array:
     r"""KL(p || q) = (|M|^2 + |d|^2) / 2 + sum_i M_ii - log(1 + M_ii) [...].
 
@@ -130,6 +134,7 @@ def kl(p: Gaussian, q: Gaussian) -> jax.Array:
     return total(0.5 * ((m**2).sum(axis=(-2, -1)) + (d**2).sum(axis=-1)) + excess.sum(axis=-1))
 
 
+@functools.partial(jax.jit, static_argnames="order")
 def renyi(p: Gaussian, q: Gaussian, order: float) -> jax.Array:
     r"""Renyi divergence of an order other than 1; inf where the integral of p^a q^(1-a) is.
 
@@ -165,6 +170,7 @@ def renyi(p: Gaussian, q: Gaussian, order: float) -> jax.Array:
     return total(jnp.where(diverges, jnp.inf, jnp.maximum(value, 0.0)))
 
 
+@jax.jit
 def wasserstein2_squared(p: Gaussian, q: Gaussian) -> jax.Array:
     r"""|loc_p - loc_q|^2 + min_Q |L_p - L_q Q|^2 over rotations Q.
 
@@ -238,6 +244,7 @@ def _diag(v: jax.Array) -> jax.Array:
     return v[..., None] * jnp.eye(v.shape[-1], dtype=v.dtype)
 
 
+@jax.jit
 def log_prob(gaussian: Gaussian, x: jax.Array) -> jax.Array:
     """Log density at x [..., D], broadcast against the batch shape."""
     shape = jnp.broadcast_shapes(gaussian.loc.shape, x.shape)
@@ -253,23 +260,26 @@ def log_prob(gaussian: Gaussian, x: jax.Array) -> jax.Array:
 
 def require_positive(name: str, gaussian: Gaussian) -> None:
     """Raises if the factor of a covariance is singular or not finite, or a mean is not finite."""
-    sd, loc = gaussian.sd, gaussian.loc
-    if _checks.is_concrete(sd):
-        if not (np.asarray(sd) > 0).all():
+    if _checks.is_concrete(gaussian.scale):
+        scale = np.asarray(gaussian.scale)
+        sd = scale if gaussian.diagonal else np.diagonal(scale, axis1=-2, axis2=-1)
+        if not (sd > 0).all():
             raise ValueError(
                 f"{name} must have a positive definite covariance; the least number on the "
-                f"diagonal of its Cholesky factor is {np.asarray(sd).min():g}."
+                f"diagonal of its Cholesky factor is {sd.min():g}."
             )
-        _checks.finite(f"the covariance of {name}", np.atleast_1d(np.asarray(gaussian.scale)))
-    if _checks.is_concrete(loc):
-        _checks.finite(f"the mean of {name}", np.atleast_1d(np.asarray(loc)))
+        _checks.finite(f"the covariance of {name}", np.atleast_1d(scale))
+    if _checks.is_concrete(gaussian.loc):
+        _checks.finite(f"the mean of {name}", np.atleast_1d(np.asarray(gaussian.loc)))
 
 
+@jax.jit
 def lower(factor: jax.Array) -> jax.Array:
     """The lower triangular L of L L^T = F F^T, F [..., D, K], with a positive diagonal."""
     return _positive(jnp.linalg.qr(factor.mT, mode="r").mT)
 
 
+@jax.jit
 def _positive(tril: jax.Array) -> jax.Array:
     """The factor of the same L L^T of which no diagonal entry is negative."""
     return tril * jnp.sign(jnp.diagonal(tril, axis1=-2, axis2=-1))[..., None, :]

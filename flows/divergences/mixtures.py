@@ -82,8 +82,8 @@ def mixture_kl(
     batch = jnp.broadcast_shapes(p.batch_shape, q.batch_shape)
     first, second = _broadcast(first, batch), _broadcast(second, batch)
     if method in BOUNDS:
-        return Estimate.exact(BOUNDS[method](first, second), method)
-    value = APPROXIMATIONS[method](first, second)
+        return Estimate.exact(jax.jit(BOUNDS[method])(first, second), method)
+    value = jax.jit(APPROXIMATIONS[method])(first, second)
     return Estimate(value, jnp.full_like(value, jnp.nan), 0, method)
 
 
@@ -113,11 +113,9 @@ def _variational_upper_bound(p: _Mixture, q: _Mixture) -> jax.Array:
 
     Each round gives the best psi for phi and the best phi for psi, in logs [..., K, L].
     """
-    return _least_bound(p.log_weights[..., :, None], q.log_weights[..., None, :], _kl(p, q))
+    log_pi, log_omega = p.log_weights[..., :, None], q.log_weights[..., None, :]
+    divergence = _kl(p, q)
 
-
-@jax.jit
-def _least_bound(log_pi: jax.Array, log_omega: jax.Array, divergence: jax.Array) -> jax.Array:
     def log_psi_of(log_phi: jax.Array) -> jax.Array:
         return log_omega + log_phi - _log_total(log_phi, axis=-2)
 
