@@ -56,7 +56,7 @@ def test_standard_normal_has_no_leaves_and_bases_own_few():
 
 def pair():
     make = lambda seed: perturbed(
-        flows.maf(3, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0)), jax.random.key(seed), 0.2
+        flows.maf(3, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0)), seed, 0.2
     )
     return make(1), make(2)
 
@@ -262,9 +262,9 @@ def test_bases_that_wait_for_a_context_or_have_a_batch_are_refused():
 def test_bound_parts_take_single_points_and_incompatible_ones_are_refused():
     def layer(rngs, number=5):
         coupling = flows.bijectors.Coupling(2, hidden_sizes=(4,), context_size=1, rngs=rngs)
-        return flows.bijectors.Conditioned(perturbed(coupling), jnp.arange(number)[:, None] / 5.0)
+        return flows.bijectors.Conditioned(coupling, jnp.arange(number)[:, None] / 5.0)
 
-    stack = flows.bijectors.Stack(layer, 2, rngs=nnx.Rngs(0))
+    stack = perturbed(flows.bijectors.Stack(layer, 2, rngs=nnx.Rngs(0)))
     x = jnp.ones(2)
     y, log_det = stack.forward_and_log_det(x)
     assert (y.shape, log_det.shape) == ((5, 2), (5,))

