@@ -97,14 +97,25 @@ def test_a_bound_teacher_gets_its_twin():
 
 
 def test_layers_that_are_no_maf_are_kept_in_the_twin():
-    coupling = perturbed(COUPLING, scale=0.2)
+    coupling = perturbed(COUPLING)
     mixed = flows.bijectors.Chain([coupling, teacher().bijector])
     twin = iaf_twin(mixed, nnx.Rngs(0))
     x = jax.random.normal(KEY, (50, 2))
     np.testing.assert_array_equal(twin.bijectors[0].forward(x), coupling.forward(x))
     mixed = flows.Flow(flows.StandardNormal(2), mixed)
     result = flows.distill(mixed, key=KEY, num_steps=800, progress=False)
-    assert result.report.kl_teacher_student.value < 0.05
+    # The polish must not undo what was matched: with steps of the usual size it is 0.25.
+    assert result.report.kl_teacher_student.value < 0.01
+    assert result.report.kl_student_teacher.value < 0.01
+
+
+def test_a_polish_that_diverges_leaves_the_student_of_the_warm_start():
+    layers = flows.bijectors.Chain([perturbed(COUPLING), teacher().bijector])
+    mixed = flows.Flow(flows.StandardNormal(2), layers)
+    optimizer = optax.adam(optax.piecewise_constant_schedule(1e-2, {400: 0.1, 600: 0.3}))
+    result = flows.distill(mixed, key=KEY, num_steps=1000, optimizer=optimizer, progress=False)
+    assert np.mean(result.history["polish"][-20:]) > 0.1
+    assert result.report.kl_teacher_student.value < 0.03
 
 
 @pytest.mark.parametrize(
