@@ -177,7 +177,7 @@ def distill(
     if warm.stop_reason == "finished":
         num_polish = num_steps - num_warm
         smaller = _matched(warm.losses) if layered else 1.0
-        rate = polish_rate and smaller * polish_rate
+        peak = None if polish_rate is None else smaller * polish_rate
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No epoch was better on validation than the start")
             runs["polish"] = stage(
@@ -186,7 +186,7 @@ def distill(
                 pool,
                 validation=jax.tree.map(lambda a: a[:NUM_VALIDATION], fresh),
                 key=polish_key,
-                optimizer=adam_unless_given(optimizer, rate, num_polish, smaller * POLISH_RATE),
+                optimizer=adam_unless_given(optimizer, peak, num_polish, smaller * POLISH_RATE),
                 num_steps=num_polish,
                 checkpoint_dir=directory(f"polish_after_{num_warm}"),
                 description="polish",

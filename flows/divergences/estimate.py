@@ -42,7 +42,8 @@ class Estimate:
             method: What to call it.
             groups: Number of groups.
         """
-        return cls(*_mean_and_error(draws, groups or len(draws)), len(draws), method)
+        value, error = _mean_and_error(draws, groups or len(draws))
+        return cls(value, error, len(draws), method)
 
     @classmethod
     def exact(cls, value: jax.Array, method: str = "closed_form") -> "Estimate":

@@ -1,16 +1,22 @@
 """Where to start: the best Gaussian among Laplace fits at several modes, and N(0, I)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from flows.bijectors import TriangularAffine
 from flows.bijectors.linear import product
 
-NUM_STARTS = 16
+NUM_STARTS = 32
+REACHES, ALONE = (
+    (1.0, 3.0, 10.0, 30.0),
+    20.0,
+)  # how far out modes are looked for, in deviations of what is known
+APART = 3.0  # standard deviations between two modes
 NUM_ITERATIONS = 200
 NUM_DRAWS = 256  # to compare the candidates' ELBOs
 BATCH = 64  # columns of a Hessian at once
@@ -22,10 +28,27 @@ class LaplaceFits(NamedTuple):
     Attributes:
         loc: The modes [K, D].
         scale_tril: Cholesky factors [K, D, D] of the covariances, (-Hessian)^-1.
+        log_mass: Log of the target's mass near each, if it were the Gaussian [K].
     """
 
     loc: jax.Array
     scale_tril: jax.Array
+    log_mass: jax.Array
+
+    def apart(self, i: int, j: int) -> bool:
+        """Whether modes i and j are some standard deviations apart, of either."""
+        step = np.asarray(self.loc[i] - self.loc[j], float)
+        scales = (np.asarray(self.scale_tril[k], float) for k in (i, j))
+        return min(float(np.linalg.norm(np.linalg.solve(s, step))) for s in scales) > APART
+
+    def distinct(self, most: int) -> "LaplaceFits":
+        """One fit for each mode, the heaviest of them, on the host."""
+        fits = LaplaceFits(*(np.asarray(part) for part in self))  # type: ignore[arg-type]
+        kept: list[int] = []
+        for i in np.argsort(-fits.log_mass):
+            if np.isfinite(fits.log_mass[i]) and all(fits.apart(i, j) for j in kept):
+                kept.append(i)
+        return LaplaceFits(*(part[np.array(kept[:most], int)] for part in fits))
 
 
 def laplace_start(
@@ -58,8 +81,26 @@ def laplace_start(
 
 
 def first_starts(event_size: int, key: jax.Array) -> jax.Array:
-    """Where to look for modes of a target of which nothing is known: 0 and draws of N(0, I)."""
-    return jax.random.normal(key, (NUM_STARTS, event_size)).at[0].set(0.0)
+    """Where to look for modes of a target of which nothing is known: around 0."""
+    return _reaching(jax.random.normal(key, (NUM_STARTS, event_size)).at[0].set(0.0))
+
+
+def spread_out(draws: jax.Array) -> jax.Array:
+    """Draws [NUM_STARTS, D] moved away from their centre, half of them in one coordinate alone.
+
+    (A target of independent coordinates with two modes each has its next mode there.)
+    """
+    points = np.asarray(draws)
+    centre = np.nanmedian(np.where(np.isfinite(points), points, np.nan), axis=0)
+    steps = points - centre
+    alone = np.eye(points.shape[1], dtype=points.dtype)[np.arange(NUM_STARTS) % points.shape[1]]
+    half = np.arange(NUM_STARTS)[:, None] < NUM_STARTS // 2
+    return jnp.asarray(centre + np.where(half, _reaching(steps), steps * (1 + ALONE * alone)))
+
+
+def _reaching(steps: Any) -> Any:
+    """Steps [NUM_STARTS, D], of which some go farther than others."""
+    return steps * np.resize(np.array(REACHES, steps.dtype), (NUM_STARTS, 1))
 
 
 @jax.jit
@@ -83,7 +124,9 @@ def laplace_fits(log_density: Callable[[jax.Array], jax.Array], starts: jax.Arra
         # R'R is the inverse of the scaled precision, whose square float32 could not hold.
         upper = jnp.linalg.qr((vectors * jax.lax.rsqrt(curvature)).T, mode="r")
         factor = (upper * jnp.where(jnp.diagonal(upper) < 0, -1.0, 1.0)[:, None]).T
-        return LaplaceFits(mode, scale[:, None] * factor)
+        scale_tril = scale[:, None] * factor
+        log_mass = log_density(mode) + jnp.log(jnp.diagonal(scale_tril)).sum()
+        return LaplaceFits(mode, scale_tril, log_mass)
 
     modes = jax.vmap(lambda start: _climb(log_density, start))(starts)
     return jax.lax.map(fit, modes)  # one at a time, for the memory of large targets

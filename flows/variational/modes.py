@@ -10,15 +10,13 @@ from jax.scipy.special import logsumexp
 
 from flows.bijectors.linear import product
 from flows.distributions import Flow
-from flows.variational.laplace import NUM_STARTS, LaplaceFits, laplace_fits
+from flows.variational.laplace import NUM_STARTS, LaplaceFits, laplace_fits, spread_out
 
 NUM_DRAWS, BATCH = 256, 64  # around each mode, and at once
 LEAST_SHARE = 0.01  # of the evidence: what matters less is not reported
 LEAST_COVERED = 0.5  # of a mode's evidence; estimates of ratios are noisy
 MOST_DIMENSIONS = 200
 SEEN = 1e-4  # of q: a mode with less has no draws in the evidence that q estimates
-APART = 3.0  # standard deviations
-REACHES = 1.0, 3.0, 10.0, 30.0  # in deviations of q: how far out modes are looked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +68,8 @@ def lost_modes(
     if flow.event_size > MOST_DIMENSIONS or flow.support is not None:
         return None
     starts_key, draws_key = jax.random.split(key)
-    found = [laplace_fits(target, s) for s in (starts, _starts_around(flow, starts_key))]
+    around = spread_out(flow.sample(seed=starts_key, sample_shape=(NUM_STARTS,)))
+    found = [laplace_fits(target, points) for points in (starts, around)]
     fits = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
     near, explained, ess = (
         np.asarray(part, float)
@@ -80,7 +79,7 @@ def lost_modes(
     missing = np.isfinite(near) & (explained < least)
     lost: list[int] = []
     for i in np.argsort(-near):
-        if missing[i] and all(_are_apart(fits, i, j) for j in lost):
+        if missing[i] and all(fits.apart(i, j) for j in lost):
             lost.append(i)
     unseen = [i for i in lost if explained[i] < log_evidence + np.log(SEEN)]
     total = np.logaddexp.reduce([log_evidence, *near[unseen]])
@@ -90,14 +89,6 @@ def lost_modes(
         for i, share in zip(lost, shares, strict=True)
         if share > LEAST_SHARE
     )
-
-
-def _starts_around(flow: Flow, key: jax.Array) -> jax.Array:
-    """Draws of q, moved away from their centre."""
-    draws = np.asarray(flow.sample(seed=key, sample_shape=(NUM_STARTS,)))
-    centre = np.nanmedian(np.where(np.isfinite(draws), draws, np.nan), axis=0)
-    reaches = np.resize(np.array(REACHES, draws.dtype), (NUM_STARTS, 1))
-    return jnp.asarray(centre + reaches * (draws - centre))
 
 
 @jax.jit
@@ -125,10 +116,3 @@ def _evidence_near(
         return near - jnp.log(NUM_DRAWS), explained - jnp.log(NUM_DRAWS), ess
 
     return jax.lax.map(of_mode, fits)  # one at a time, for the memory of large targets
-
-
-def _are_apart(fits: LaplaceFits, i: int, j: int) -> bool:
-    """Whether modes i and j are some standard deviations apart, of either."""
-    step = np.asarray(fits.loc[i] - fits.loc[j], float)
-    scales = (np.asarray(fits.scale_tril[k], float) for k in (i, j))
-    return min(float(np.linalg.norm(np.linalg.solve(s, step))) for s in scales) > APART

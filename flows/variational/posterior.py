@@ -15,14 +15,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flows import _checks
-from flows.architectures import real_nvp
-from flows.bijectors import Chain, TriangularAffine
 from flows.distributions import Flow, require_flow, require_single
 from flows.training import Outcome, Program, TrainingState, adam_unless_given, trace, train
 from flows.variational.diagnostics import Diagnostics, diagnose
-from flows.variational.laplace import first_starts, laplace_fits, laplace_start
+from flows.variational.laplace import first_starts
 from flows.variational.modes import lost_modes
 from flows.variational.objectives import reverse_kl
+from flows.variational.start import starting_flow
 
 NUM_DIAGNOSTIC_DRAWS = 10_000
 
@@ -81,8 +80,9 @@ def fit_posterior(
 
     Without a `flow`, coordinates are first whitened by the best of several Laplace fits, which
     stays as it is, so that units do not matter once a mode is found; behind it are a learnable
-    affine layer and a RealNVP. Raw coordinates make most posteriors fail. Gradients are path
-    gradients (Roeder et al. 2017, arXiv:1703.09194).
+    affine layer and a RealNVP. Where several modes are found, its base is a mixture of normals,
+    a component for each mode, fitted by importance sampling. Raw coordinates make most posteriors
+    fail. Gradients are path gradients (Roeder et al. 2017, arXiv:1703.09194).
 
     Args:
         target: Log density of one point theta [D], up to a constant, on all of R^D: a JAX function
@@ -150,11 +150,9 @@ def fit_posterior(
     target = _traced(target, event_size)
     starts = first_starts(event_size, start_key)
     if flow is None:
-        flow = real_nvp(event_size, rngs=nnx.Rngs(network_key))
-        fits = laplace_fits(target, starts)
-        start = laplace_start(target, fits, jax.random.fold_in(start_key, 1))
-        affine = TriangularAffine(jnp.zeros(event_size), jnp.eye(event_size))
-        flow = Flow(flow.base, Chain([start, affine, flow.bijector]))
+        flow = starting_flow(
+            target, starts, nnx.Rngs(network_key), jax.random.fold_in(start_key, 1)
+        )
     result = train(
         flow,
         _NegativeELBO(target, num_samples),

@@ -1,0 +1,118 @@
+"""A mixture of Student-t fitted to a target of several modes, by importance sampling."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.linalg import solve_triangular
+from jax.scipy.special import gammaln, logsumexp
+
+from flows.bijectors.linear import product
+
+DF = 5.0  # tails heavier than most targets'
+NUM_DRAWS, NUM_ROUNDS, BATCH = 8192, 16, 256
+SPARE = 0.1  # of the draws, evenly over the components: none is given up too early
+
+
+class Mixture(NamedTuple):
+    """Components with shares.
+
+    Attributes:
+        log_share: Logarithms of the shares [K].
+        loc: Their locations [K, D].
+        scale_tril: Cholesky factors of their scale matrices [K, D, D].
+    """
+
+    log_share: jax.Array
+    loc: jax.Array
+    scale_tril: jax.Array
+
+    def distance(self, i: int, j: int) -> float:
+        """From component i to component j, in standard deviations of j."""
+        step, scale = (
+            np.asarray(a, float) for a in (self.loc[i] - self.loc[j], self.scale_tril[j])
+        )
+        return float(np.linalg.norm(np.linalg.solve(scale, step)))
+
+
+@jax.jit
+def fitted(
+    target: Callable[[jax.Array], jax.Array], mixture: Mixture, key: jax.Array
+) -> tuple[Mixture, jax.Array]:
+    r"""Means, covariances and shares of the target near each component, and the ESS of all.
+
+    Each round draws from the mixture of Student-t, weights the draws by w = p / q, and gives each
+    component the moments of the draws that it is responsible for. Source: population Monte Carlo,
+    Cappe et al. 2008, arXiv:0710.4242, with weights cut at sqrt(n) times their mean (Ionides 2008,
+    J. Comput. Graph. Stat. 17).
+
+    Args:
+        target: log p of one point [D], up to a constant; a callable pytree.
+        mixture: Where to start, a component for each mode.
+        key: Random key.
+
+    Cost: NUM_ROUNDS NUM_DRAWS evaluations of the target, and as many times K D^2.
+    """
+
+    def round_(mixture: Mixture, key: jax.Array) -> tuple[Mixture, tuple[Mixture, jax.Array]]:
+        share = (1 - SPARE) * jnp.exp(mixture.log_share) + SPARE / len(mixture.log_share)
+        mixture = mixture._replace(log_share=jnp.log(share))
+        x = _draws(mixture, key)
+        log_each = _log_densities(mixture, x)
+        log_w = jax.lax.map(target, x, batch_size=BATCH) - logsumexp(log_each, axis=1)
+        log_w = jnp.where(jnp.isfinite(log_w), log_w, -jnp.inf)
+        log_mean = logsumexp(log_w) - jnp.log(NUM_DRAWS)
+        w = jnp.exp(jnp.minimum(log_w - log_mean, 0.5 * jnp.log(NUM_DRAWS)))
+        ess = jnp.exp(2 * logsumexp(log_w) - logsumexp(2 * log_w))
+        mass = jax.nn.softmax(log_each, axis=1) * (w / w.sum())[:, None]  # [n, K]
+        new = _moments(mixture, x, mass)
+        return new, (new, ess)
+
+    keys = jax.random.split(key, NUM_ROUNDS)
+    last, (_, ess) = jax.lax.scan(round_, mixture, keys)
+    return last, ess[-1]
+
+
+def _moments(mixture: Mixture, x: jax.Array, mass: jax.Array) -> Mixture:
+    """Each component moved to its mass [n, K] as far as there are draws enough to know it."""
+    tiny = jnp.finfo(mass.dtype).tiny
+    share = mass.sum(axis=0)
+    known = share**2 / ((mass**2).sum(axis=0) + tiny)  # effective draws
+    trust = known / (known + 2 * x.shape[1])
+    loc = product((mass / (share + tiny)).T, x)
+    loc = mixture.loc + trust[:, None] * (loc - mixture.loc)
+
+    def covariance(mass: jax.Array, loc: jax.Array) -> jax.Array:
+        return product((x - loc).T * (mass / (mass.sum() + tiny)), x - loc)
+
+    scatter = jax.vmap(covariance, (1, 0))(mass, loc)
+    before = jax.vmap(lambda tril: product(tril, tril.T))(mixture.scale_tril)
+    trust = trust[:, None, None]
+    scale_tril = jnp.linalg.cholesky(trust * scatter + (1 - trust) * before)
+    sound = jnp.isfinite(scale_tril).all(axis=(1, 2), keepdims=True)
+    return Mixture(jnp.log(share + tiny), loc, jnp.where(sound, scale_tril, mixture.scale_tril))
+
+
+def _draws(mixture: Mixture, key: jax.Array) -> jax.Array:
+    """Draws of the Student-t mixture [NUM_DRAWS, D]."""
+    keys = jax.random.split(key, 3)
+    which = jax.random.categorical(keys[0], mixture.log_share, shape=(NUM_DRAWS,))
+    noise = jax.random.normal(keys[1], (NUM_DRAWS, mixture.loc.shape[1]))
+    noise *= jnp.sqrt(DF / jax.random.chisquare(keys[2], DF, shape=(NUM_DRAWS, 1)))
+    of_each = jax.vmap(lambda tril: product(noise, tril.T))(mixture.scale_tril)
+    return mixture.loc[which] + of_each[which, jnp.arange(NUM_DRAWS)]
+
+
+def _log_densities(mixture: Mixture, x: jax.Array) -> jax.Array:
+    """Log density of each component at x, times its share [n, K]."""
+    size = x.shape[1]
+    constant = gammaln((DF + size) / 2) - gammaln(DF / 2) - size / 2 * jnp.log(DF * jnp.pi)
+
+    def of_one(loc: jax.Array, tril: jax.Array) -> jax.Array:
+        z = solve_triangular(tril, (x - loc).T, lower=True)
+        log_scale = jnp.log(jnp.diagonal(tril)).sum()
+        return constant - log_scale - (DF + size) / 2 * jnp.log1p((z**2).sum(axis=0) / DF)
+
+    return jax.vmap(of_one)(mixture.loc, mixture.scale_tril).T + mixture.log_share
