@@ -183,6 +183,20 @@ def test_modes_are_kept(loc, scale, share):
     np.testing.assert_allclose(z[~second].std(axis=0), 1, atol=0.05)
 
 
+@pytest.mark.parametrize(
+    ("size", "distance", "width"), [(1, 10.0, 1.0), (2, 1000.0, 1.0), (2, 30.0, 5.0)]
+)
+def test_modes_are_kept_at_any_distance_and_of_any_width(size, distance, width):
+    def target(theta):
+        first = jax.scipy.stats.norm.logpdf(theta, -distance / 2, 1.0).sum()
+        second = jax.scipy.stats.norm.logpdf(theta, distance / 2, width).sum()
+        return jnp.logaddexp(first + jnp.log(0.7), second + jnp.log(0.3))
+
+    posterior = flows.fit_posterior(target, event_size=size, key=KEY, num_steps=300, progress=False)
+    assert posterior.diagnostics.trustworthy
+    assert abs(posterior.diagnostics.log_evidence.value) < 0.02
+
+
 @pytest.mark.parametrize("size", [3, 4])
 def test_modes_of_correlated_coordinates_are_kept(size):
     """In an odd number of dimensions the couplings' permutations do not undo one another."""

@@ -18,6 +18,7 @@ REACHES, ALONE = (
 )  # how far out modes are looked for, in deviations of what is known
 APART = 3.0  # standard deviations between two modes
 NUM_ITERATIONS = 200
+MOST_DIMENSIONS = 200  # in which more modes are looked for: each costs a Hessian
 NUM_DRAWS = 256  # to compare the candidates' ELBOs
 BATCH = 64  # columns of a Hessian at once
 

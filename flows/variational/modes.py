@@ -10,12 +10,17 @@ from jax.scipy.special import logsumexp
 
 from flows.bijectors.linear import product
 from flows.distributions import Flow
-from flows.variational.laplace import NUM_STARTS, LaplaceFits, laplace_fits, spread_out
+from flows.variational.laplace import (
+    MOST_DIMENSIONS,
+    NUM_STARTS,
+    LaplaceFits,
+    laplace_fits,
+    spread_out,
+)
 
 NUM_DRAWS, BATCH = 256, 64  # around each mode, and at once
 LEAST_SHARE = 0.01  # of the evidence: what matters less is not reported
 LEAST_COVERED = 0.5  # of a mode's evidence; estimates of ratios are noisy
-MOST_DIMENSIONS = 200
 SEEN = 1e-4  # of q: a mode with less has no draws in the evidence that q estimates
 
 

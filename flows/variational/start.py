@@ -10,9 +10,9 @@ from flax import nnx
 
 from flows.architectures import real_nvp
 from flows.bijectors import Bijector, Chain, Permutation, TriangularAffine
-from flows.bijectors.linear import product
 from flows.distributions import Flow, MixtureOfNormals
 from flows.variational.laplace import (
+    MOST_DIMENSIONS,
     LaplaceFits,
     laplace_fits,
     laplace_start,
@@ -74,17 +74,18 @@ def _mixture_of_modes(
     """A component for each mode, looked for around those known; None where one is all."""
     known = fits.distinct(MOST_MODES)
     fit_key, *searches = jax.random.split(key, 1 + NUM_SEARCHES)
-    numbers = [len(known.loc)]  # of modes, after each search
-    for search in searches:
-        if len(known.loc) == 0:
+    in_vain = 0
+    for i, search in enumerate(searches):
+        before = len(known.loc)
+        if before == 0 or known.loc.shape[1] > MOST_DIMENSIONS:
             return None
         more = laplace_fits(target, _starts_among(known, len(fits.loc), search))
         both = (jnp.concatenate(parts) for parts in zip(known, more, strict=True))
         known = LaplaceFits(*both).distinct(MOST_MODES)
-        numbers.append(len(known.loc))
-        if len(numbers) == 2 and (numbers[-1] < 2 or _fitted(target, known, fit_key) is None):
+        if i == 0 and (len(known.loc) < 2 or _fitted(target, known, fit_key) is None):
             return None  # one mode, or what climbs that did not arrive make of it
-        if numbers[-1] == numbers[-1 - IN_VAIN :][0]:
+        in_vain = in_vain + 1 if len(known.loc) == before else 0
+        if in_vain == IN_VAIN:
             break
     return _fitted(target, known, fit_key)
 
@@ -117,35 +118,39 @@ def _starts_among(known: LaplaceFits, num_starts: int, key: jax.Array) -> jax.Ar
     which = jax.random.randint(which, (num_starts,), 0, len(known.loc))
     noise = jax.random.normal(noise, (num_starts, known.loc.shape[1]))
     around = jax.vmap(lambda tril, e: tril @ e)(known.scale_tril[which], noise)
-    anywhere = 1.5 * product(noise, jnp.linalg.cholesky(_covariance(_evenly(known))[1]).T)
+    mean, sd = _moments(_evenly(known))
+    anywhere = jnp.asarray(mean, noise.dtype) + 1.5 * jnp.asarray(sd, noise.dtype) * noise
     near = known.loc[which] + spread_out(around)
     first = jnp.arange(num_starts)[:, None] % 2 == 0
-    return jnp.where(first, known.loc.mean(axis=0) + anywhere, near)
+    return jnp.where(first, anywhere, near)
 
 
 def _evenly(fits: LaplaceFits) -> Mixture:
     return Mixture(jnp.full(len(fits.loc), -np.log(len(fits.loc))), fits.loc, fits.scale_tril)
 
 
-def _covariance(mixture: Mixture) -> tuple[jax.Array, jax.Array]:
-    """Mean [D] and covariance [D, D] of the whole."""
-    share = jax.nn.softmax(mixture.log_share)
-    mean = share @ mixture.loc
-    within = jax.vmap(lambda tril: product(tril, tril.T))(mixture.scale_tril)
-    apart = mixture.loc - mean
-    return mean, jnp.tensordot(share, within, 1) + product(share * apart.T, apart)
+def _moments(mixture: Mixture) -> tuple[np.ndarray, np.ndarray]:
+    """Mean [D] and standard deviations [D] of the whole."""
+    log_share, loc, scale_tril = (np.asarray(part, np.float64) for part in mixture)
+    share = np.exp(log_share - np.logaddexp.reduce(log_share))
+    mean = share @ loc
+    variance = (scale_tril**2).sum(axis=2) + (loc - mean) ** 2
+    return mean, np.sqrt(share @ variance)
 
 
 def _standardized(mixture: Mixture) -> tuple[MixtureOfNormals, TriangularAffine]:
-    """The mixture in coordinates of mean 0 and covariance I, and the map from there."""
-    mean, covariance = _covariance(mixture)
-    whole = jnp.linalg.cholesky(covariance)
-    solve = lambda b: jax.scipy.linalg.solve_triangular(whole, b, lower=True)
+    """The mixture in coordinates of mean 0 and variance 1, and the map from there."""
+    mean, sd = _moments(mixture)
+    scale_tril = np.asarray(mixture.scale_tril, np.float64) / sd[:, None]
+    scale = np.diagonal(scale_tril, axis1=1, axis2=2)
     base = MixtureOfNormals(mean.size, len(mixture.loc), full_covariance=True)
-    scale_tril = jax.vmap(solve)(mixture.scale_tril)
-    scale = jnp.diagonal(scale_tril, axis1=1, axis2=2)
-    base.logits[...] = mixture.log_share
-    base.loc[...] = solve((mixture.loc - mean).T).T
-    base.log_scale[...] = jnp.log(scale)
-    base.shear = nnx.Param(jnp.tril(scale_tril / scale[..., None], -1))
-    return base, TriangularAffine(mean, whole, trainable=False)
+    values = {
+        "logits": mixture.log_share,
+        "loc": (np.asarray(mixture.loc, np.float64) - mean) / sd,
+        "log_scale": np.log(scale),
+        "shear": np.tril(scale_tril / scale[..., None], -1),
+    }
+    for name, value in values.items():
+        variable = getattr(base, name)
+        variable[...] = jnp.asarray(value, variable.dtype)
+    return base, TriangularAffine(jnp.asarray(mean), jnp.diag(jnp.asarray(sd)), trainable=False)
