@@ -33,7 +33,7 @@ ARCHITECTURES = {"maf": flows.maf, "iaf": flows.iaf, "real_nvp": flows.real_nvp,
 
 def small(make, event_size, support, **options):
     options = {"num_layers": 2, "hidden_sizes": (16,), "rngs": nnx.Rngs(0)} | options
-    return perturbed(make(event_size, support=support, **options), scale=0.15)
+    return perturbed(make(event_size, support=support, **options), seed=8, scale=0.15)
 
 
 @pytest.mark.parametrize("make", ARCHITECTURES.values(), ids=ARCHITECTURES)
@@ -44,7 +44,7 @@ def test_draws_are_inside_and_have_the_density_that_log_prob_says(make, context_
         x, log_prob = flow.sample_and_log_prob(seed=jax.random.key(0), sample_shape=(200,))
         u, _ = to_real(flow.support, x)
         near = (jnp.abs(u) < 5.5).all(axis=-1)  # farther out, intervals round to their ends
-        assert near.mean() > 0.8
+        assert near.mean() > 0.9
         np.testing.assert_allclose(flow.log_prob(x)[near], log_prob[near], atol=1e-6)
         assert not outside(flow.support, x).any()
 
