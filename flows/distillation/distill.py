@@ -185,6 +185,7 @@ def distill(
                 functools.partial(_symmetric_kl, source),
                 pool,
                 validation=jax.tree.map(lambda a: a[:NUM_VALIDATION], fresh),
+                metric=functools.partial(_likelihood, source),
                 key=polish_key,
                 optimizer=adam_unless_given(optimizer, peak, num_polish, smaller * POLISH_RATE),
                 num_steps=num_polish,
@@ -228,7 +229,7 @@ def _layer_matching(teacher: Flow, student: Flow, batch: Any, key: jax.Array) ->
 
 
 def _likelihood(teacher: Any, student: Flow, batch: Any, key: jax.Array) -> jax.Array:
-    """Objective of the warm start of any other student."""
+    """Objective of the warm start of any other student, and what finds the best one."""
     return negative_log_likelihood(_like(teacher, student), batch, key)
 
 

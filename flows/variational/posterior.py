@@ -120,7 +120,8 @@ def fit_posterior(
         flows.training.NonFiniteError: The optimisation diverged; `.module` is the last flow.
 
     Cost: in each step, the target and its gradient at `num_samples` points, and one pass of the
-    flow in each direction; before and after, some ten thousand evaluations to look for modes.
+    flow in each direction; before and after, some ten thousand evaluations to look for modes,
+    and where there seem to be several some hundred thousand to tell their shares.
 
     Example:
         >>> import flows, jax, jax.numpy as jnp
