@@ -9,6 +9,7 @@ from helpers import perturbed
 
 import flows
 from flows.bijectors import Inverse, MaskedAutoregressive
+from flows.distillation.distill import _matched
 from flows.distillation.layerwise import (
     has_iaf_twin,
     iaf_twin,
@@ -107,6 +108,14 @@ def test_layers_that_are_no_maf_are_kept_in_the_twin():
     # The polish must not undo what was matched: with steps of the usual size it is 0.25.
     assert result.report.kl_teacher_student.value < 0.01
     assert result.report.kl_student_teacher.value < 0.01
+
+
+@pytest.mark.parametrize(
+    ("losses", "share"),
+    [([1e-5, np.nan], 1 / 16), ([5e-3, np.inf], 0.5), ([3.0, 0.2], 1.0), ([np.nan], 1 / 16)],
+)
+def test_skipped_steps_leave_the_size_of_the_others(losses, share):
+    assert _matched(np.array(losses)) == pytest.approx(share)
 
 
 def test_a_polish_that_diverges_leaves_the_student_of_the_warm_start():

@@ -28,6 +28,7 @@ from flows.distillation.report import DistillReport, make_report
 from flows.distributions import Flow, require_flow
 from flows.divergences.supports import comparable, space
 from flows.training import Outcome, TrainingState, adam_unless_given, train
+from flows.training.run import finite_mean
 from flows.variational.objectives import reverse_kl
 
 LAYERWISE_RATE, DRAWS_RATE, POLISH_RATE = 1e-2, 3e-3, 5e-4
@@ -219,7 +220,8 @@ def _matched(losses: np.ndarray) -> float:
 
     Where the layers match to 1e-3 nats, usual steps undo it (KL 0.005, after them 0.2).
     """
-    return float(np.clip(np.mean(losses[-100:]) / MATCHED, SMALLEST_STEPS, 1.0))
+    left = finite_mean(losses[-100:]) / MATCHED  # steps that were skipped have no finite loss
+    return float(np.fmin(np.fmax(left, SMALLEST_STEPS), 1.0))
 
 
 def _layer_matching(teacher: Flow, student: Flow, batch: Any, key: jax.Array) -> jax.Array:
