@@ -15,8 +15,9 @@ import flows
 from flows.training import on_device
 from flows.variational import laplace, modes
 from flows.variational.diagnostics import diagnose
-from flows.variational.laplace import first_starts, laplace_fits, laplace_start
-from flows.variational.objectives import reverse_kl
+from flows.variational.laplace import laplace_fits, laplace_start
+from flows.variational.objectives import forward_kl, reverse_kl
+from flows.variational.search import first_starts
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import eight_schools
@@ -117,7 +118,7 @@ def test_path_gradient_is_unbiased():
 def trained_normal(target, **options):
     """The posterior among independent normals, from N(0, I)."""
     flow = flows.Flow(flows.DiagonalNormal(2), flows.bijectors.Reverse(2))
-    options = {"optimizer": optax.adam(0.05), "num_steps": 300} | options
+    options = {"optimizer": optax.adam(0.05), "num_steps": 300, "start": None} | options
     return flows.fit_posterior(target, flow=flow, key=KEY, progress=False, **options)
 
 
@@ -225,7 +226,13 @@ def test_a_mode_that_the_posterior_lost_is_named(loc, scale, share):
     flow = flows.Flow(base, flows.bijectors.Reverse(2))
     with pytest.warns(UserWarning, match="the target has modes that q lacks"):
         posterior = flows.fit_posterior(
-            target, flow=flow, key=KEY, num_steps=1, optimizer=optax.sgd(0.0), progress=False
+            target,
+            flow=flow,
+            key=KEY,
+            num_steps=1,
+            optimizer=optax.sgd(0.0),
+            start=None,
+            progress=False,
         )
     (lost,) = posterior.diagnostics.lost_modes
     np.testing.assert_allclose(lost.location, loc + 10 * scale, atol=0.1 * scale)
@@ -243,7 +250,13 @@ def test_modes_that_a_flow_of_ones_own_covers_are_not_lost(kept, share):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         posterior = flows.fit_posterior(
-            target, flow=flow, key=KEY, num_steps=1, optimizer=optax.sgd(0.0), progress=False
+            target,
+            flow=flow,
+            key=KEY,
+            num_steps=1,
+            optimizer=optax.sgd(0.0),
+            start=None,
+            progress=False,
         )
     lost = len(kept) == 1 and share > 0.01
     assert len(posterior.diagnostics.lost_modes) == lost
@@ -263,7 +276,7 @@ def test_what_weights_vary_by_is_no_lost_mode():
         for seed in range(2):
             posterior = flows.fit_posterior(
                 target, flow=flow, key=jax.random.key(seed), num_steps=1, num_samples=8,
-                optimizer=optax.sgd(0.0), progress=False,
+                optimizer=optax.sgd(0.0), start=None, progress=False,
             )  # fmt: skip
             assert posterior.diagnostics.ess < 1000
             assert posterior.diagnostics.lost_modes == ()
@@ -346,7 +359,9 @@ def test_diagnostics_count_what_is_not_finite():
 def test_a_flow_of_the_users_own_is_trained():
     flow = flows.iaf(2, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0))
     target = lambda x: -0.5 * jnp.sum((x - 0.5) ** 2)
-    posterior = flows.fit_posterior(target, flow=flow, key=KEY, num_steps=300, progress=False)
+    posterior = flows.fit_posterior(
+        target, flow=flow, key=KEY, start=None, num_steps=300, progress=False
+    )
     assert jax.tree.structure(posterior.flow) == jax.tree.structure(flow)
     assert abs(posterior.diagnostics.log_evidence.value - np.log(2 * np.pi)) < 0.05
     assert posterior.diagnostics.elbo.value > np.log(2 * np.pi) - 0.02  # 0.25 below at the start
@@ -372,6 +387,7 @@ def test_a_flow_of_the_users_own_is_trained():
             ValueError,
             r"flow must have no batch shape, got \(5,\)",
         ),
+        ({"start": "prior"}, ValueError, "start must be one of"),
         ({"num_steps": 0}, ValueError, "num_steps must be at least 1"),
         ({"num_samples": 0}, ValueError, "num_samples must be at least 1"),
         ({"key": 1}, TypeError, "key must be a JAX random key"),

@@ -65,6 +65,10 @@ class Distribution(Recorded, distrax.Distribution):
         x, log_prob = self.sample_and_log_prob(seed=seed, sample_shape=sample_shape)
         return x, log_prob, jnp.ones_like(log_prob)
 
+    def widened(self, factor: float) -> "Distribution":
+        """The same with deviations so many times as large; itself where it has no such scale."""
+        return self
+
     def from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         """What standard normals [..., event_size] become here, and its log densities [...].
 
@@ -101,6 +105,9 @@ class StandardNormal(Distribution):
         -1.8379
     """
 
+    def widened(self, factor: float) -> Distribution:
+        return DiagonalNormal(self.event_size).widened(factor)
+
     def from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         noise = self._points("noise", noise)
         return noise, self.log_prob(noise)
@@ -126,6 +133,9 @@ class DiagonalNormal(Distribution):
         super().__init__(event_size)
         self.loc = nnx.Param(jnp.zeros(event_size))
         self.log_scale = nnx.Param(jnp.zeros(event_size))
+
+    def widened(self, factor: float) -> Distribution:
+        return with_scales(self, factor)
 
     def from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
         z = self.loc[...] + jnp.exp(self.log_scale[...]) * self._points("noise", noise)
@@ -172,6 +182,9 @@ class StudentT(Distribution):
         """The degrees of freedom [event_size], as they are now."""
         return jnp.exp(self.log_df[...])
 
+    def widened(self, factor: float) -> Distribution:
+        return with_scales(self, factor)
+
     def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
         shape = (n, self.event_size)
         t = jax.random.t(key, self.df, shape, self.dtype)
@@ -211,6 +224,13 @@ class CircularUniform(Distribution):
         """Log density at value [..., event_size]; NaN where a value is not finite."""
         flat = 0.0 * self._points("value", value) - math.log(2 * math.pi)
         return flat.sum(axis=-1)
+
+
+def with_scales(distribution: Any, factor: float) -> Any:
+    """A copy of a distribution whose `log_scale` is that of `factor` times the scale."""
+    copy = nnx.clone(distribution)
+    copy.log_scale[...] += math.log(factor)
+    return copy
 
 
 def _as_distrax(dist: StandardNormal | DiagonalNormal) -> distrax.MultivariateNormalDiag:

@@ -97,6 +97,9 @@ class Flow(Distribution):
         """Whether draws follow the parameters, so that they can be differentiated."""
         return self.base.is_reparameterized and not self.is_discrete
 
+    def widened(self, factor: float) -> "Flow":
+        return Flow(self.base.widened(factor), self.bijector, self.support)
+
     def unconstrained(self) -> "Flow":
         """The distribution on the real line that the support is the image of (see `supports`)."""
         return Flow(self.base, self.bijector)
@@ -175,7 +178,7 @@ class Flow(Distribution):
 
     @compiled
     def _from_normals(self, noise: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return self._push(*self.base.from_normals(noise))
+        return self.push(*self.base.from_normals(noise))
 
     def conditionals(self, value: jax.Array) -> distrax.Normal:
         """p(x_i | x_0 .. x_{i-1}) of each coordinate at points, where they are normal.
@@ -220,15 +223,16 @@ class Flow(Distribution):
         self, key: jax.Array, shape: tuple[int, ...]
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         z, log_base, weight = self.base.weighted_sample(seed=key, sample_shape=shape)
-        return (*self._push(z, log_base), weight)
+        return (*self.push(z, log_base), weight)
 
     @compiled(static=(1,))
     def _sample_n_and_log_prob(self, key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
         self._require_bound_context()
         z, log_base = self.base.sample_and_log_prob(seed=key, sample_shape=(n, *self.batch_shape))
-        return self._push(z, log_base)
+        return self.push(z, log_base)
 
-    def _push(self, z: jax.Array, log_base: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def push(self, z: jax.Array, log_base: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """What noise z of log density `log_base` becomes, and its log density."""
         u, log_det = self.bijector.forward_and_log_det(z)
         if self.support is None:
             return u, log_base - log_det

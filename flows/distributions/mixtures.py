@@ -6,7 +6,7 @@ from flax import nnx
 from jax.scipy import stats
 
 from flows import _checks
-from flows.distributions.bases import Distribution
+from flows.distributions.bases import Distribution, with_scales
 
 START_SCALE = 0.6  # of the components, which together start near a standard normal
 
@@ -61,6 +61,10 @@ class MixtureOfNormals(Distribution):
         self.loc = nnx.Param(spread * jax.random.normal(key, shape))
         self.log_scale = nnx.Param(jnp.full(shape, jnp.log(scale)))
         self.shear = nnx.Param(jnp.zeros((*shape, event_size))) if full_covariance else None
+
+    def widened(self, factor: float) -> Distribution:
+        """The components stay where they are, each with deviations so many times as large."""
+        return with_scales(self, factor)
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Log density at value [..., event_size]."""

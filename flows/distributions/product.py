@@ -43,6 +43,10 @@ class Product(Distribution):
         second, log_second = self.second.from_normals(second)
         return self.blocks.joined(first, second), log_first + log_second
 
+    def widened(self, factor: float) -> Distribution:
+        parts = (part.widened(factor) for part in (self.first, self.second))
+        return Product(self.blocks.columns, *parts)
+
     def _sample_n(self, key: jax.Array, n: int) -> jax.Array:
         keys = jax.random.split(key)
         first = self.first.sample(seed=keys[0], sample_shape=n)

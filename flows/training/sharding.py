@@ -86,8 +86,20 @@ def split_batch(batch: Any, mesh: Mesh) -> Any:
 
 
 def gather(tree: Any, mesh: Mesh) -> Any:
-    """A copy of a pytree as ordinary arrays on one local device."""
-    return jax.tree.map(lambda leaf: leaf.addressable_data(0), _copy_on(mesh)(tree))
+    """A copy of a pytree as ordinary arrays on one local device.
+
+    On the default device they are not bound to it, as new arrays are not: what was compiled for
+    the module before it was trained is used after it.
+    """
+    copies = jax.tree.map(lambda leaf: leaf.addressable_data(0), _copy_on(mesh)(tree))
+    if mesh.local_devices[0] != jnp.zeros(()).device:
+        return copies
+    return jax.tree.map(_unbound, copies)
+
+
+def _unbound(leaf: jax.Array) -> jax.Array:
+    is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return leaf if is_key else jnp.asarray(np.asarray(leaf))
 
 
 @functools.lru_cache

@@ -1,15 +1,24 @@
 """How good an approximation is, judged by importance weights on fresh draws."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flows.distributions import Flow
 from flows.divergences import Estimate
 from flows.variational.modes import LostMode
+from flows.variational.weights import WeightedDraws, pareto_smoothed, weighted_draws
 
+NUM_DRAWS = 10_000  # of q, and as many that reach further
 KHAT_LIMIT = 0.7
+EXACT_ESS = 0.999  # of all draws: nothing is left to train
 EVEN_ESS = 0.99  # of all draws: weights then move no mean by more than a tenth of its deviation
+MEAN_LIMIT, SD_LIMIT = 0.1, 0.15  # of what weights may change, before it counts
+MISSED_LIMIT, ERRORS = 0.02, 4  # nats of evidence that q's own draws may miss, and standard errors
 NAMED = 3  # lost modes, when printed
 
 
@@ -19,7 +28,8 @@ class Diagnostics:
 
     Attributes:
         elbo: Mean of log w: a lower bound on the log evidence, in nats.
-        log_evidence: log of the mean weight; its standard error by the delta method.
+        log_evidence: log of the mean weight, of draws that reach further than q; its standard
+            error by the delta method.
         ess: Effective sample size, (sum w)^2 / sum w^2, out of `num_samples`.
         khat: Shape of the generalised Pareto tail of the weights (Vehtari et al. 2024,
             arXiv:1507.02646). Above 0.7 uneven weights, and with them the posterior, are not to
@@ -27,6 +37,13 @@ class Diagnostics:
         num_samples: Number of draws.
         num_nonfinite: Draws whose log weight was NaN or +inf; they are left out of the numbers
             above. (A weight of zero counts.)
+        num_outside: Draws of weight zero: the target has no mass there, log p = -inf.
+        spread: Standard deviation of log w, of draws inside.
+        missed: Log evidence, less that of q's own draws alone, which miss what lies in the
+            target's tails and not in q's.
+        mean_shift: By how much weights move the mean of a coordinate, of the worst, in standard
+            deviations. (Of draws that reach further than q; NaN where only weights are known.)
+        sd_shift: By which ratio, less 1, they change the standard deviation of the worst.
         lost_modes: Modes that a search around 0 and around q found, and where q lacks more than
             half of the mass, with their share of the evidence; those below one per cent are left
             out. Weights do not tell: their draws never go there. Modes that no search found are
@@ -40,29 +57,66 @@ class Diagnostics:
     khat: float
     num_samples: int
     num_nonfinite: int
+    num_outside: int = 0
+    spread: float = np.nan
+    missed: Estimate | None = None
+    mean_shift: float = np.nan
+    sd_shift: float = np.nan
     lost_modes: tuple[LostMode, ...] | None = None
 
     @property
     def reasons(self) -> list[str]:
         """Why not to trust q; none where it can be trusted."""
+        uneven = self.ess < EVEN_ESS * self.num_samples
+        outside = self.num_outside / self.num_samples
         reasons = {
-            f"k-hat is not below {KHAT_LIMIT}": not self.khat < KHAT_LIMIT
-            and self.ess < EVEN_ESS * self.num_samples,
+            f"k-hat is not below {KHAT_LIMIT}": uneven and not self.khat < KHAT_LIMIT,
             "weights are not finite": self.num_nonfinite > 0,
-            "the ELBO is not finite": not jnp.isfinite(self.elbo.value),
+            f"{outside:.1%} of the draws lie where the target has no mass": outside > 0,
+            "the ELBO is not finite": not outside and not jnp.isfinite(self.elbo.value),
+            f"weights move a mean by {self.mean_shift:.2f} deviations": (
+                self.mean_shift > MEAN_LIMIT
+            ),
+            f"weights change a deviation by {self.sd_shift:.0%}": self.sd_shift > SD_LIMIT,
+            f"its draws miss {self._missing:.1%} of the evidence": self._missing > 0,
             "the target has modes that q lacks": bool(self.lost_modes),
         }
         return [reason for reason, holds in reasons.items() if holds]
 
     @property
     def trustworthy(self) -> bool:
-        """Whether k-hat is below 0.7, weights and ELBO are finite, and no mode is known lost.
+        """Whether k-hat is below 0.7, weights are finite and change little, and no mode is lost.
 
-        k-hat does not count where the ESS is at least 99 % of the draws: the tail of weights so
-        even is noise, and of these draws |E_p f - E_q f| <= sd(w) sd(f) = sd(f) sqrt(n / ESS - 1),
-        a tenth of sd(f).
+        They change little where they move no mean by more than a tenth of its standard deviation,
+        and no standard deviation by more than 15 %. k-hat does not count where the ESS is at least
+        99 % of the draws: the tail of weights so even is noise, and of these draws
+        |E_p f - E_q f| <= sd(w) sd(f) = sd(f) sqrt(n / ESS - 1), a tenth of sd(f).
         """
         return not self.reasons
+
+    @property
+    def exact(self) -> bool:
+        """Whether nothing is left to train: weights are even to 1 in 1,000."""
+        return self.ess >= EXACT_ESS * self.num_samples and not self.wanting
+
+    @property
+    def wanting(self) -> bool:
+        """Whether q is not to be trusted, or would nearly not be."""
+        return bool(
+            self.reasons or self.mean_shift > MEAN_LIMIT / 2 or self.sd_shift > SD_LIMIT / 2
+        )
+
+    def better_than(self, other: "Diagnostics") -> bool:
+        """Whether fewer reasons speak against it, or as many and its effective size is larger."""
+        return (len(self.reasons), -self.ess) < (len(other.reasons), -other.ess)
+
+    @property
+    def _missing(self) -> float:
+        """Share of the evidence that q's own draws miss, if it is more than chance and little."""
+        if self.missed is None:
+            return 0.0
+        nats, error = float(self.missed.value), float(self.missed.standard_error)
+        return 1 - np.exp(-nats) if nats > max(MISSED_LIMIT, ERRORS * error) else 0.0
 
     def __str__(self) -> str:
         reasons = "; ".join(self.reasons)
@@ -72,6 +126,7 @@ class Diagnostics:
                 f"log evidence  {self.log_evidence}",
                 f"ESS           {self.ess:.0f} of {self.num_samples}",
                 f"k-hat         {self.khat:.2f}",
+                f"weights move  means by {self.mean_shift:.2f} sd, sds by {self.sd_shift:.0%}",
                 f"non-finite    {self.num_nonfinite}",
                 *self._about_modes(),
                 f"verdict       {f'DO NOT TRUST: {reasons}' if reasons else 'good'}",
@@ -86,8 +141,35 @@ class Diagnostics:
         return named + [f"              and {more} more"] * (more > 0)
 
 
+def judge(
+    flow: Flow, target: Callable[[jax.Array], jax.Array], key: jax.Array, batch_size: int
+) -> Diagnostics:
+    """Judges q by 10,000 draws of its own, and as many that reach further.
+
+    Args:
+        flow: q.
+        target: log p of one point [D], up to a constant; a callable pytree.
+        key: Random key.
+        batch_size: At how many draws the target is evaluated at once.
+    """
+    draws = weighted_draws(flow, target, key, 2 * NUM_DRAWS, batch_size).on_host()
+    alone = diagnose((draws.log_p - draws.log_q)[:NUM_DRAWS])
+    evidence = _log_evidence(draws)
+    missed = Estimate(
+        evidence.value - alone.log_evidence.value,
+        jnp.hypot(evidence.standard_error, alone.log_evidence.standard_error),
+        len(draws.x),
+        "importance_sampling",
+    )
+    weights, _ = pareto_smoothed(draws.log_p - draws.log_r)
+    mean_shift, sd_shift = _shifts(draws.x, weights)
+    return dataclasses.replace(
+        alone, log_evidence=evidence, missed=missed, mean_shift=mean_shift, sd_shift=sd_shift
+    )
+
+
 def diagnose(log_weights: np.ndarray) -> Diagnostics:
-    """Summarises log importance weights [n] of independent draws.
+    """Summarises log importance weights [n] of independent draws of q.
 
     Example:
         >>> import numpy as np
@@ -95,35 +177,59 @@ def diagnose(log_weights: np.ndarray) -> Diagnostics:
         >>> float(exact.log_evidence.value), exact.ess
         (2.0, 1000.0)
     """
-    from arviz_stats.base import array_stats  # scipy.stats is slow to import
-
-    log_weights = np.asarray(log_weights, dtype=np.float64)
-    usable = log_weights[~np.isnan(log_weights) & (log_weights < np.inf)]
-    n = len(usable)
-    if n < 2 or not np.isfinite(usable).any():
-        raise ValueError(f"Of {len(log_weights)} log weights, none or one is finite.")
-    top = usable.max()
-    weights = np.exp(usable - top)
-    mean = weights.mean()
-    log_evidence = Estimate(
-        jnp.asarray(top + np.log(mean)),
-        jnp.asarray(weights.std(ddof=1) / np.sqrt(n) / mean),
-        n,
-        "monte_carlo",
-    )
-    tail = np.sort(usable)[-max(5, int(3 * np.sqrt(n))) :]
-    if usable.min() > top - 1e-6:
-        khat = -np.inf  # q is p: there is no tail
-    elif not np.isfinite(tail).all() or len(np.unique(tail)) < 5:
-        khat = np.inf  # a few draws carry all the weight: no tail can be fitted
-    else:
-        # psislw takes log-likelihoods, whose negatives are the log weights of leave-one-out.
-        khat = float(array_stats.psislw(-usable)[1])
+    khat = pareto_smoothed(log_weights)[1]
+    usable = _usable(np.asarray(log_weights, np.float64))
+    weights = np.exp(usable - usable.max())
     return Diagnostics(
         elbo=Estimate.from_draws(jnp.asarray(usable)),
-        log_evidence=log_evidence,
+        log_evidence=_log_mean(usable.max(), weights),
         ess=float(weights.sum() ** 2 / (weights**2).sum()),
         khat=khat,
         num_samples=len(log_weights),
-        num_nonfinite=len(log_weights) - n,
+        num_nonfinite=len(log_weights) - len(usable),
+        num_outside=int(np.isneginf(usable).sum()),
+        spread=float(usable[np.isfinite(usable)].std()),
     )
+
+
+def _log_evidence(draws: WeightedDraws) -> Estimate:
+    r"""Log of the mean of p / r, and its standard error.
+
+    The ratios q / r, whose mean is 1, are a control variate: where q is near p little error is
+    left. Source: Owen & Zhou 2000, J. Am. Stat. Assoc. 95 (449).
+    """
+    log_weights = draws.log_p - draws.log_r
+    known = log_weights < np.inf  # without NaN
+    top = log_weights[known].max()
+    weights = np.exp(log_weights[known] - top)
+    control = np.exp(draws.log_q - draws.log_r)[known]
+    control -= control.mean() if not known.all() else 1.0
+    slope = np.cov(weights, control)[0, 1] / max(control.var(ddof=1), 1e-12)
+    return _log_mean(top, weights - slope * control)
+
+
+def _log_mean(top: Any, weights: np.ndarray) -> Estimate:
+    """Log of the mean of exp(top) weights [n], and its standard error by the delta method."""
+    mean, error = weights.mean(), weights.std(ddof=1) / np.sqrt(len(weights))
+    value, error = jnp.asarray(top + np.log(mean)), jnp.asarray(error / mean)
+    return Estimate(value, error, len(weights), "importance_sampling")
+
+
+def _usable(log_weights: np.ndarray) -> np.ndarray:
+    return log_weights[log_weights < np.inf]  # without NaN
+
+
+def _shifts(x: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+    """What weights [n] change, of the worst coordinate, in the first half of the draws [n, D].
+
+    Returns:
+        How far the mean moves, in deviations; by which ratio, less 1, the deviation changes.
+    """
+    known = np.isfinite(x).all(axis=1)
+    own = x[:NUM_DRAWS][known[:NUM_DRAWS]]
+    x, weights = x[known], weights[known]
+    mean, sd = own.mean(axis=0), own.std(axis=0)
+    z = (x - mean) / sd
+    moved = weights @ z
+    changed = np.sqrt(weights @ (z - moved) ** 2) - 1
+    return float(np.abs(moved).max()), float(np.abs(changed).max())

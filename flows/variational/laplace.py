@@ -11,16 +11,13 @@ import optax
 from flows.bijectors import TriangularAffine
 from flows.bijectors.linear import product
 
-NUM_STARTS = 32
-REACHES, ALONE = (
-    (1.0, 3.0, 10.0, 30.0),
-    20.0,
-)  # how far out modes are looked for, in deviations of what is known
 APART = 3.0  # standard deviations between two modes
+NEGLIGIBLE = 50.0  # nats
 NUM_ITERATIONS = 200
 MOST_DIMENSIONS = 200  # in which more modes are looked for: each costs a Hessian
 NUM_DRAWS = 256  # to compare the candidates' ELBOs
 BATCH = 64  # columns of a Hessian at once
+FLATTEST, NUM_FACTORS, MOST_FALL = 8, 8, 1.0  # directions whose deviations are looked at, and how
 
 
 class LaplaceFits(NamedTuple):
@@ -32,9 +29,9 @@ class LaplaceFits(NamedTuple):
         log_mass: Log of the target's mass near each, if it were the Gaussian [K].
     """
 
-    loc: jax.Array
-    scale_tril: jax.Array
-    log_mass: jax.Array
+    loc: Any
+    scale_tril: Any
+    log_mass: Any
 
     def apart(self, i: int, j: int) -> bool:
         """Whether modes i and j are some standard deviations apart, of either."""
@@ -43,11 +40,16 @@ class LaplaceFits(NamedTuple):
         return min(float(np.linalg.norm(np.linalg.solve(s, step))) for s in scales) > APART
 
     def distinct(self, most: int) -> "LaplaceFits":
-        """One fit for each mode, the heaviest of them, on the host."""
-        fits = LaplaceFits(*(np.asarray(part) for part in self))  # type: ignore[arg-type]
+        """One fit for each mode, the heaviest of them, on the host.
+
+        What has less than e^-NEGLIGIBLE of the heaviest one's mass is where a climb got stuck.
+        """
+        fits = LaplaceFits(*(np.asarray(part) for part in self))
+        finite = np.isfinite(fits.log_mass)
+        least = fits.log_mass[finite].max(initial=-np.inf) - NEGLIGIBLE
         kept: list[int] = []
         for i in np.argsort(-fits.log_mass):
-            if np.isfinite(fits.log_mass[i]) and all(fits.apart(i, j) for j in kept):
+            if finite[i] and fits.log_mass[i] > least and all(fits.apart(i, j) for j in kept):
                 kept.append(i)
         return LaplaceFits(*(part[np.array(kept[:most], int)] for part in fits))
 
@@ -58,7 +60,8 @@ def laplace_start(
     r"""The affine map from N(0, I) to a Gaussian near the target.
 
     Of the fits and N(0, I) the one with the highest ELBO wins, so that a run-away mode or a
-    singular Hessian does no harm.
+    singular Hessian does no harm. Where the target has no mass, log p = -inf or NaN, it is the
+    ELBO of the Gaussian cut there.
 
     Args:
         log_density: log p of one point [D], up to a constant; a callable pytree.
@@ -81,29 +84,6 @@ def laplace_start(
     return TriangularAffine(loc, scale_tril, trainable=False)
 
 
-def first_starts(event_size: int, key: jax.Array) -> jax.Array:
-    """Where to look for modes of a target of which nothing is known: around 0."""
-    return _reaching(jax.random.normal(key, (NUM_STARTS, event_size)).at[0].set(0.0))
-
-
-def spread_out(draws: jax.Array) -> jax.Array:
-    """Draws [NUM_STARTS, D] moved away from their centre, half of them in one coordinate alone.
-
-    (A target of independent coordinates with two modes each has its next mode there.)
-    """
-    points = np.asarray(draws)
-    centre = np.nanmedian(np.where(np.isfinite(points), points, np.nan), axis=0)
-    steps = points - centre
-    alone = np.eye(points.shape[1], dtype=points.dtype)[np.arange(NUM_STARTS) % points.shape[1]]
-    half = np.arange(NUM_STARTS)[:, None] < NUM_STARTS // 2
-    return jnp.asarray(centre + np.where(half, _reaching(steps), steps * (1 + ALONE * alone)))
-
-
-def _reaching(steps: Any) -> Any:
-    """Steps [NUM_STARTS, D], of which some go farther than others."""
-    return steps * np.resize(np.array(REACHES, steps.dtype), (NUM_STARTS, 1))
-
-
 @jax.jit
 def laplace_fits(log_density: Callable[[jax.Array], jax.Array], starts: jax.Array) -> LaplaceFits:
     r"""Gaussians N(mode, (-Hessian)^-1) where L-BFGS ends, from several starts at once.
@@ -122,15 +102,39 @@ def laplace_fits(log_density: Callable[[jax.Array], jax.Array], starts: jax.Arra
         scale = jax.lax.rsqrt(jnp.abs(jnp.diagonal(precision)) + 1e-12)  # for float32's sake
         eigenvalues, vectors = jnp.linalg.eigh(scale[:, None] * precision * scale)
         curvature = jnp.maximum(jnp.abs(eigenvalues), 1e-6)
+        directions = vectors * jax.lax.rsqrt(curvature)
+        directions *= _shrinkage(log_density, mode, scale[:, None] * directions)
         # R'R is the inverse of the scaled precision, whose square float32 could not hold.
-        upper = jnp.linalg.qr((vectors * jax.lax.rsqrt(curvature)).T, mode="r")
+        upper = jnp.linalg.qr(directions.T, mode="r")
         factor = (upper * jnp.where(jnp.diagonal(upper) < 0, -1.0, 1.0)[:, None]).T
         scale_tril = scale[:, None] * factor
-        log_mass = log_density(mode) + jnp.log(jnp.diagonal(scale_tril)).sum()
-        return LaplaceFits(mode, scale_tril, log_mass)
+        newton = mode + scale_tril @ (scale_tril.T @ jax.grad(log_density)(mode))
+        both = jnp.stack([mode, newton])
+        heights = jax.lax.map(log_density, both)
+        best = jnp.where(heights[1] > heights[0], 1, 0)  # the climb may not have arrived
+        log_mass = heights[best] + jnp.log(jnp.diagonal(scale_tril)).sum()
+        return LaplaceFits(both[best], scale_tril, log_mass)
 
     modes = jax.vmap(lambda start: _climb(log_density, start))(starts)
     return jax.lax.map(fit, modes)  # one at a time, for the memory of large targets
+
+
+def _shrinkage(
+    log_density: Callable[[jax.Array], jax.Array], mode: jax.Array, directions: jax.Array
+) -> jax.Array:
+    """How much shorter than the curvature says deviations [D, D] are, of the longest columns.
+
+    Along a ring, a valley or up to a bound the curvature is none, and yet the density falls: what
+    counts is that it has not fallen by more than MOST_FALL where the deviation ends.
+    """
+    longest = jnp.argsort(-jnp.linalg.norm(directions, axis=0))[:FLATTEST]
+    factors = 4.0 ** -jnp.arange(NUM_FACTORS)
+    steps = factors[:, None, None] * directions[:, longest].T  # [factor, direction, D]
+    both = jnp.stack([mode + steps, mode - steps]).reshape(-1, mode.size)
+    value = jax.lax.map(log_density, both, batch_size=BATCH).reshape(2, NUM_FACTORS, -1).mean(0)
+    flat = log_density(mode) - value < MOST_FALL
+    first = jnp.where(flat.any(axis=0), flat.argmax(axis=0), 0)
+    return jnp.ones(mode.size, mode.dtype).at[longest].set(factors[first])
 
 
 @jax.jit
@@ -143,7 +147,10 @@ def _best(
     def elbo(gaussian: tuple[jax.Array, jax.Array]) -> jax.Array:
         loc, scale_tril = gaussian
         entropy = jnp.log(jnp.diagonal(scale_tril)).sum()
-        value = jax.vmap(log_density)(loc + product(draws, scale_tril.T)).mean() + entropy
+        log_p = jax.vmap(log_density)(loc + product(draws, scale_tril.T))
+        inside = log_p > -jnp.inf
+        cut = (log_p + 0.5 * (draws**2).sum(axis=1)).mean(where=inside) + jnp.log(inside.mean())
+        value = cut + entropy
         return jnp.where(jnp.isfinite(value), value, -jnp.inf)
 
     locs = jnp.concatenate([jnp.zeros((1, event_size)), fits.loc])

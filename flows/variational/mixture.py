@@ -1,7 +1,7 @@
 """A mixture of Student-t fitted to a target of several modes, by importance sampling."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +25,15 @@ class Mixture(NamedTuple):
         scale_tril: Cholesky factors of their scale matrices [K, D, D].
     """
 
-    log_share: jax.Array
-    loc: jax.Array
-    scale_tril: jax.Array
+    log_share: Any
+    loc: Any
+    scale_tril: Any
+
+    def log_prob(self, x: jax.Array) -> jax.Array:
+        """Log density at points [n, D] of the mixture of normals."""
+        squares, log_scales = _squares(self, x)
+        constant = self.loc.shape[1] / 2 * jnp.log(2 * jnp.pi)
+        return logsumexp(self.log_share - squares / 2 - log_scales - constant, axis=1)
 
     def distance(self, i: int, j: int) -> float:
         """From component i to component j, in standard deviations of j."""
@@ -106,13 +112,20 @@ def _draws(mixture: Mixture, key: jax.Array) -> jax.Array:
 
 
 def _log_densities(mixture: Mixture, x: jax.Array) -> jax.Array:
-    """Log density of each component at x, times its share [n, K]."""
+    """Log density of each Student-t component at x, times its share [n, K]."""
     size = x.shape[1]
     constant = gammaln((DF + size) / 2) - gammaln(DF / 2) - size / 2 * jnp.log(DF * jnp.pi)
+    squares, log_scales = _squares(mixture, x)
+    tails = (DF + size) / 2 * jnp.log1p(squares / DF)
+    return mixture.log_share + constant - log_scales - tails
+
+
+def _squares(mixture: Mixture, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Squared distances from the components, in their deviations [n, K]; log determinants [K]."""
 
     def of_one(loc: jax.Array, tril: jax.Array) -> jax.Array:
-        z = solve_triangular(tril, (x - loc).T, lower=True)
-        log_scale = jnp.log(jnp.diagonal(tril)).sum()
-        return constant - log_scale - (DF + size) / 2 * jnp.log1p((z**2).sum(axis=0) / DF)
+        return (solve_triangular(tril, (x - loc).T, lower=True) ** 2).sum(axis=0)
 
-    return jax.vmap(of_one)(mixture.loc, mixture.scale_tril).T + mixture.log_share
+    diagonals = jnp.diagonal(mixture.scale_tril, axis1=1, axis2=2)
+    squares = jax.lax.map(lambda part: of_one(*part), (mixture.loc, mixture.scale_tril))
+    return squares.T, jnp.log(diagonals).sum(axis=1)

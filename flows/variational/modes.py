@@ -10,13 +10,8 @@ from jax.scipy.special import logsumexp
 
 from flows.bijectors.linear import product
 from flows.distributions import Flow
-from flows.variational.laplace import (
-    MOST_DIMENSIONS,
-    NUM_STARTS,
-    LaplaceFits,
-    laplace_fits,
-    spread_out,
-)
+from flows.variational.laplace import LaplaceFits, laplace_fits
+from flows.variational.search import NUM_STARTS, POOL, spread_out, stretched, unexplained
 
 NUM_DRAWS, BATCH = 256, 64  # around each mode, and at once
 LEAST_SHARE = 0.01  # of the evidence: what matters less is not reported
@@ -43,14 +38,15 @@ class LostMode:
 def lost_modes(
     flow: Flow,
     target: Callable[[jax.Array], jax.Array],
-    starts: jax.Array,
+    fits: LaplaceFits | None,
     log_evidence: float,
     spread: float,
     key: jax.Array,
 ) -> tuple[LostMode, ...] | None:
     """The modes of the target where q has too little mass, the heaviest first.
 
-    They are looked for where a start was, and once more around q, in its own units.
+    They are those that were found before, and those found around q, in its own units: from some
+    of its draws, spread out, and from where q does not explain the target.
 
     With x from a mode's Gaussian g, the evidence near it is E[p(x) / g(x)]; what q explains of it
     is E[Z q(x) / g(x)], on the same draws, with Z what q estimates the evidence to be. Where q is
@@ -59,23 +55,22 @@ def lost_modes(
     Args:
         flow: q.
         target: log p of one point [D], up to a constant; a callable pytree.
-        starts: Where to look for modes first [K, D].
+        fits: Gaussians at the modes found before; None where they were not looked for.
         log_evidence: log Z.
         spread: Standard deviation of the log weights of q's draws.
         key: Random key.
 
     Returns:
-        Them; None beyond MOST_DIMENSIONS, where Hessians cost too much, and of a flow with a
-        support, outside of which the target may be anything.
+        Them; None without `fits`.
 
-    Cost: that of `laplace_fits`, twice, and NUM_DRAWS evaluations for each mode.
+    Cost: that of `laplace_fits` and of `unexplained`, and NUM_DRAWS evaluations for each mode.
     """
-    if flow.event_size > MOST_DIMENSIONS or flow.support is not None:
+    if fits is None:
         return None
     starts_key, draws_key = jax.random.split(key)
-    around = spread_out(flow.sample(seed=starts_key, sample_shape=(NUM_STARTS,)))
-    found = [laplace_fits(target, points) for points in (starts, around)]
-    fits = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
+    draws, chosen = _pool(flow, target, starts_key)
+    more = laplace_fits(target, np.concatenate([spread_out(draws), chosen]))
+    fits = LaplaceFits(*(np.concatenate(parts) for parts in zip(fits, more, strict=True)))
     near, explained, ess = (
         np.asarray(part, float)
         for part in _evidence_near(flow, target, fits, log_evidence, draws_key)
@@ -94,6 +89,20 @@ def lost_modes(
         for i, share in zip(lost, shares, strict=True)
         if share > LEAST_SHARE
     )
+
+
+@jax.jit
+def _pool(
+    flow: Flow, target: Callable[[jax.Array], jax.Array], key: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """Some draws of q, and the `unexplained` of points around q and around 0."""
+    draws_key, zero_key, reach_key = jax.random.split(key, 3)
+    draws = flow.sample(seed=draws_key, sample_shape=(POOL // 2,))
+    centre = jnp.nanmedian(draws[:NUM_STARTS], axis=0)
+    steps = jnp.concatenate([draws - centre, jax.random.normal(zero_key, draws.shape)])
+    far = stretched(steps, reach_key)
+    points = far.at[: len(draws)].add(centre)
+    return draws[: NUM_STARTS // 2], unexplained(target, flow, points)
 
 
 @jax.jit

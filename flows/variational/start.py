@@ -6,9 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
-from flows.architectures import real_nvp
 from flows.bijectors import Bijector, Chain, Permutation, TriangularAffine
 from flows.distributions import Flow, MixtureOfNormals
 from flows.variational.laplace import (
@@ -16,51 +14,77 @@ from flows.variational.laplace import (
     LaplaceFits,
     laplace_fits,
     laplace_start,
-    spread_out,
 )
 from flows.variational.mixture import Mixture, fitted
+from flows.variational.search import NUM_STARTS, POOL, spread_out, stretched, unexplained
+from flows.variational.weights import weighted_draws
 
 MOST_MODES = 64
 NUM_SEARCHES, IN_VAIN = 16, 3  # around the modes known so far, and without a new one
+BLOCKS, EACH = 64, NUM_STARTS // 4  # of points around one centre; starts near modes and elsewhere
 SAME = 1.0  # standard deviation, within which two components are one
 LEAST_SHARE = 1e-4  # of the mass: a mode with less is left out
 LEAST_ESS = 80  # of the draws that told the shares of the modes
+NUM_DRAWS, BATCH = 256, 64  # to compare the ELBOs of two starts
 
 
-def starting_flow(
-    target: Callable[[jax.Array], jax.Array], starts: jax.Array, rngs: nnx.Rngs, key: jax.Array
+def with_modes(
+    flow: Flow, target: Callable[[jax.Array], jax.Array], fits: LaplaceFits, key: jax.Array
 ) -> Flow:
-    """A RealNVP behind a fixed whitening map and a learnable affine layer.
+    """A flow of couplings, which start neutral, behind the best of the Gaussians.
 
-    With one mode the map is that of `laplace_start`. With several the base is a mixture of
-    normals, a component for each, whose shares and shapes importance sampling has told.
-
-    Args:
-        target: log p of one point [D], up to a constant; a callable pytree.
-        starts: Where to look for modes [K, D].
-        rngs: Source of the weights.
-        key: Random key.
-
-    Raises:
-        ValueError: The target is not finite at any of the starts.
+    If there are several modes it is on a base with a component for each instead. Shares and shapes
+    of the components, a mixture of normals, are told by importance sampling.
     """
     modes_key, start_key = jax.random.split(key)
-    event_size = starts.shape[-1]
-    flow = real_nvp(event_size, rngs=rngs)
-    fits = laplace_fits(target, starts)
     mixture = _mixture_of_modes(target, fits, modes_key)
-    affine = TriangularAffine(jnp.zeros(event_size), jnp.eye(event_size))
+    flow = Flow(flow.base, Chain(_identity(flow.bijector)))
     if mixture is None:
-        start = laplace_start(target, fits, start_key)
-        return Flow(flow.base, Chain([start, affine, flow.bijector]))
+        return with_laplace(flow, target, fits, start_key)
     base, start = _standardized(mixture)
-    return Flow(base, Chain([start, affine, *_identity(flow.bijector)]))
+    return _behind(Flow(base, flow.bijector), start)
+
+
+def with_laplace(
+    flow: Flow, target: Callable[[jax.Array], jax.Array], fits: LaplaceFits, key: jax.Array
+) -> Flow:
+    """A flow behind the best of the Gaussians: units do not matter."""
+    return _behind(flow, laplace_start(target, fits, key))
+
+
+def better_of_two(
+    flow: Flow, target: Callable[[jax.Array], jax.Array], fits: LaplaceFits, key: jax.Array
+) -> Flow:
+    """A flow as it is, or `with_laplace`: the one with the higher ELBO, as a trained one has.
+
+    Where the target has no mass, log p = -inf or NaN, it is the ELBO of the flow cut there.
+    """
+
+    def elbo(q: Flow) -> float:
+        draws = weighted_draws(q, target, elbo_key, 2 * NUM_DRAWS, BATCH)
+        log_w = np.asarray(draws.log_p - draws.log_q)[:NUM_DRAWS]
+        inside = log_w > -np.inf
+        return log_w[inside].mean() + np.log(inside.mean()) if inside.any() else -np.inf
+
+    start_key, elbo_key = jax.random.split(key)
+    try:
+        behind = with_laplace(flow, target, fits, start_key)
+    except ValueError:  # the target is not finite where it was looked for
+        return flow
+    return behind if elbo(behind) > elbo(flow) else flow
+
+
+def _behind(flow: Flow, start: TriangularAffine) -> Flow:
+    """A flow behind a fixed map and a learnable affine layer."""
+    affine = TriangularAffine(jnp.zeros(flow.event_size), jnp.eye(flow.event_size))
+    return Flow(flow.base, Chain([start, affine, flow.bijector]))
 
 
 def _identity(layers: Any) -> tuple[Bijector, Bijector]:
     """Layers of couplings that start as the identity: without an effect, and their orders undone.
 
-    Components that are narrow beside their distances leave no room for the usual random start.
+    The usual random start costs a good Gaussian what it has, and components that are narrow beside
+    their distances leave no room for it.
     """
     last = layers.layers.bijectors[0].conditioner.layers[-1]
     last.kernel[...] = jnp.zeros_like(last.kernel[...])
@@ -79,8 +103,8 @@ def _mixture_of_modes(
         before = len(known.loc)
         if before == 0 or known.loc.shape[1] > MOST_DIMENSIONS:
             return None
-        more = laplace_fits(target, _starts_among(known, len(fits.loc), search))
-        both = (jnp.concatenate(parts) for parts in zip(known, more, strict=True))
+        more = laplace_fits(target, _starts_among(target, known, search))
+        both = (np.concatenate(parts) for parts in zip(known, more, strict=True))
         known = LaplaceFits(*both).distinct(MOST_MODES)
         if i == 0 and (len(known.loc) < 2 or _fitted(target, known, fit_key) is None):
             return None  # one mode, or what climbs that did not arrive make of it
@@ -112,21 +136,53 @@ def _fitted(
     return Mixture(log_share, mixture.loc[chosen], mixture.scale_tril[chosen])
 
 
-def _starts_among(known: LaplaceFits, num_starts: int, key: jax.Array) -> jax.Array:
-    """Half of them anywhere among the modes, the others from one of them, spread out."""
-    which, noise = jax.random.split(key)
-    which = jax.random.randint(which, (num_starts,), 0, len(known.loc))
-    noise = jax.random.normal(noise, (num_starts, known.loc.shape[1]))
-    around = jax.vmap(lambda tril, e: tril @ e)(known.scale_tril[which], noise)
+def _starts_among(
+    target: Callable[[jax.Array], jax.Array], known: LaplaceFits, key: jax.Array
+) -> np.ndarray:
+    """NUM_STARTS points: among the modes, near one, and (half) where they explain little."""
     mean, sd = _moments(_evenly(known))
-    anywhere = jnp.asarray(mean, noise.dtype) + 1.5 * jnp.asarray(sd, noise.dtype) * noise
-    near = known.loc[which] + spread_out(around)
-    first = jnp.arange(num_starts)[:, None] % 2 == 0
-    return jnp.where(first, anywhere, near)
+    mixture, number = _padded(_evenly(known)), len(known.loc)
+    centre, steps, chosen = map(np.asarray, _pool(target, mixture, number, mean, sd, key))
+    among = centre[:EACH] + 1.5 * steps[:EACH]
+    return np.concatenate([among, centre[-EACH:] + spread_out(steps[-EACH:]), chosen])
+
+
+@jax.jit
+def _pool(
+    target: Callable[[jax.Array], jax.Array],
+    mixture: Mixture,
+    number: int,
+    mean: jax.Array,
+    sd: jax.Array,
+    key: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """A centre and a step for each block of a pool of points, and the `unexplained` of them.
+
+    Of the blocks a fourth is around all modes, a fourth around 0, and half are near a mode.
+    """
+    which_key, noise_key, reach_key = jax.random.split(key, 3)
+    which = jax.random.randint(which_key, (BLOCKS,), 0, number)
+    loc, scale_tril = mixture.loc[which], mixture.scale_tril[which]
+    noise = jax.random.normal(noise_key, (POOL // BLOCKS, *loc.shape), loc.dtype)
+    block = 4 * jnp.arange(BLOCKS)[:, None] // BLOCKS
+    of_mode = jnp.einsum("bde,nbe->nbd", scale_tril, noise, precision="highest")
+    centre = jnp.select([block == 0, block == 1], [mean, jnp.zeros_like(mean)], loc)
+    steps = jnp.select([block == 0, block == 1], [sd * noise, noise], of_mode)
+    far = stretched(steps.reshape(POOL, -1), reach_key).reshape(steps.shape)
+    return centre, steps[0], unexplained(target, mixture, (centre + far).reshape(POOL, -1))
+
+
+def _padded(mixture: Mixture) -> Mixture:
+    """With components of no share up to a power of four: few numbers of them are compiled for."""
+    number = len(mixture.loc)
+    more = 4 ** int(np.ceil(np.log(number) / np.log(4))) - number
+    loc, scale_tril = (np.append(a, np.repeat(a[:1], more, axis=0), axis=0) for a in mixture[1:])
+    return Mixture(np.append(mixture.log_share, np.full(more, -np.inf, loc.dtype)), loc, scale_tril)
 
 
 def _evenly(fits: LaplaceFits) -> Mixture:
-    return Mixture(jnp.full(len(fits.loc), -np.log(len(fits.loc))), fits.loc, fits.scale_tril)
+    number = len(fits.loc)
+    return Mixture(np.full(number, -np.log(number), fits.loc.dtype), fits.loc, fits.scale_tril)
 
 
 def _moments(mixture: Mixture) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,140 @@
+"""The stages of training: reverse KL, and where that is not good enough forward KL as well."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from flows.distributions import Flow
+from flows.training import NonFiniteError, Program, adam_unless_given, train
+from flows.variational.diagnostics import judge
+from flows.variational.objectives import forward_kl, reverse_kl
+from flows.variational.posterior import Posterior
+
+PEAKS = 2e-3, 1e-3  # of the learning rates of the two stages
+SHARE, DRAWS = 3, 4  # the second has a third of the steps, with four times the draws
+
+
+@dataclasses.dataclass(frozen=True)
+class ReverseKL:
+    """The objective of the first stage: minus the ELBO, of draws where the target has mass."""
+
+    target: Callable[[jax.Array], jax.Array]
+    num_samples: int
+
+    def __call__(self, flow: Flow, batch: None, key: jax.Array) -> jax.Array:
+        losses = reverse_kl(flow, jax.vmap(self.target), key, (self.num_samples,))
+        inside = losses < jnp.inf
+        return jnp.where(inside, losses, jax.lax.stop_gradient(losses.mean(where=inside)))
+
+
+@dataclasses.dataclass(frozen=True)
+class ForwardKL:
+    """The objective of the second stage."""
+
+    target: Callable[[jax.Array], jax.Array]
+    num_samples: int
+
+    def __call__(self, flow: Flow, batch: None, key: jax.Array) -> jax.Array:
+        return forward_kl(flow, jax.vmap(self.target), key, self.num_samples)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Stages:
+    """Trains a flow towards a target, as far as it needs.
+
+    A flow whose importance weights are even is not trained at all. Reverse KL gets close from
+    far away, but its draws are those of q, and where q has no tails it learns them slowly; the
+    forward KL learns them from draws that reach further, once q is close. It is run where weights
+    would still move means or deviations, and kept where it is the better one.
+
+    Attributes:
+        target: log p of one point [D], up to a constant.
+        num_steps: Of the first stage.
+        num_samples: Draws in each of them.
+        learning_rate: Peak of the first stage's; half of it in the second.
+        optimizer: In place of Adam, in both.
+        stop_early: Whether the first stage stops at a plateau.
+        judge_key: Random key of the draws that judge q.
+        options: Further arguments of `train`.
+    """
+
+    target: Program
+    num_steps: int
+    num_samples: int
+    learning_rate: float | None
+    optimizer: optax.GradientTransformation | None
+    stop_early: bool
+    judge_key: jax.Array
+    options: dict[str, Any]
+
+    def __call__(self, flow: Flow, key: jax.Array, folder: Path | None) -> Posterior:
+        """Trains a flow, with checkpoints in a folder if one is given."""
+        posterior = self._judged(flow, losses=np.zeros(0), history={"elbo": np.zeros(0)})
+        if not posterior.diagnostics.exact:
+            posterior = self._first(flow, key, folder)
+        if posterior.diagnostics.wanting and posterior.stop_reason != "interrupted":
+            posterior = self._second(posterior, jax.random.fold_in(key, 1), folder)
+        return posterior
+
+    def _first(self, flow: Flow, key: jax.Array, folder: Path | None) -> Posterior:
+        result = train(
+            flow,
+            ReverseKL(self.target, self.num_samples),
+            key=key,
+            optimizer=adam_unless_given(
+                self.optimizer, self.learning_rate, self.num_steps, PEAKS[0]
+            ),
+            num_steps=self.num_steps,
+            batch_size=self.num_samples,
+            stop_at_plateau=self.stop_early,
+            checkpoint_dir=folder,
+            description="ELBO",
+            **self.options,
+        )
+        return self._judged(
+            result.module,
+            losses=result.losses,
+            history={"elbo": -result.losses},
+            stop_reason=result.stop_reason,
+            num_skipped=result.num_skipped,
+        )
+
+    def _second(self, first: Posterior, key: jax.Array, folder: Path | None) -> Posterior:
+        num_steps, num_samples = max(1, self.num_steps // SHARE), DRAWS * self.num_samples
+        rate = None if self.learning_rate is None else self.learning_rate / 2
+        try:
+            result = train(
+                first.flow,
+                ForwardKL(self.target, num_samples),
+                key=key,
+                optimizer=adam_unless_given(self.optimizer, rate, num_steps, PEAKS[1]),
+                num_steps=num_steps,
+                batch_size=num_samples,
+                checkpoint_dir=folder and folder / f"forward-{self.num_steps}",
+                description="forward KL",
+                **self.options,
+            )
+        except NonFiniteError:
+            return first
+        history = first.history | {"cross_entropy": result.losses}
+        second = self._judged(
+            result.module,
+            losses=first.losses,
+            history=history,
+            stop_reason=first.stop_reason,
+            num_skipped=first.num_skipped + result.num_skipped,
+        )
+        if second.diagnostics.better_than(first.diagnostics):
+            return second
+        return dataclasses.replace(first, history=history)
+
+    def _judged(self, flow: Flow, **outcome: Any) -> Posterior:
+        diagnostics = judge(flow, self.target, self.judge_key, self.num_samples)
+        outcome = {"stop_reason": "finished", "num_skipped": 0, **outcome}
+        return Posterior(flow=flow, target=self.target, diagnostics=diagnostics, **outcome)

@@ -1,0 +1,201 @@
+"""What a fitted posterior gives: expectations, draws of the target, chains; and how it starts."""
+
+import builtins
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import flows
+
+KEY = jax.random.key(0)
+NORMAL = flows.Flow(flows.StandardNormal(2), flows.bijectors.Reverse(2))
+
+
+def posterior_of(target, flow=NORMAL, **options):
+    """The flow as it is, as a posterior of the target."""
+    options = {
+        "start": None, "num_steps": 1, "optimizer": optax.sgd(0.0), "progress": False,
+    } | options  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return flows.fit_posterior(target, flow=flow, key=KEY, **options)
+
+
+def shifted(theta):
+    """N((0.5, 0), diag(0.8, 1)^2), unnormalised."""
+    return -0.5 * (((theta[0] - 0.5) / 0.8) ** 2 + theta[1] ** 2)
+
+
+def cut(theta):
+    """A standard normal without what lies beyond theta_0 = 1."""
+    return jnp.where(theta[0] > 1, -jnp.inf, -0.5 * jnp.sum(theta**2))
+
+
+@pytest.fixture(scope="module")
+def off_target():
+    return posterior_of(shifted)
+
+
+def test_expectations_are_those_of_the_target(off_target):
+    estimate = off_target.expectation(
+        lambda theta: {"mean": theta, "square": theta[0] ** 2}, seed=KEY, num_samples=20_000
+    )
+    for value, truth in ((estimate["mean"], [0.5, 0.0]), (estimate["square"], 0.25 + 0.64)):
+        assert value.num_samples == 20_000
+        assert np.all(value.standard_error < 0.03)
+        assert np.all(np.abs(value.value - np.array(truth)) < 4 * value.standard_error)
+    assert abs(np.mean(off_target.sample(seed=KEY, sample_shape=20_000), axis=0)[0]) < 0.05
+
+
+def test_the_error_of_an_expectation_covers_it(off_target):
+    errors = []
+    for seed in range(100):
+        mean = off_target.expectation(
+            lambda theta: theta, seed=jax.random.key(seed), num_samples=2000
+        )
+        errors.append((mean.value - np.array([0.5, 0.0])) / mean.standard_error)
+    covered = np.mean(np.abs(errors) < 1.96)
+    assert abs(covered - 0.95) < 4 * np.sqrt(0.05 * 0.95 / 200)
+
+
+def test_resampled_draws_are_the_target_s(off_target):
+    draws = np.asarray(off_target.resample(seed=KEY, sample_shape=(4, 2500)))
+    assert draws.shape == (4, 2500, 2)
+    np.testing.assert_allclose(draws.mean(axis=(0, 1)), [0.5, 0.0], atol=0.05)
+    np.testing.assert_allclose(draws.std(axis=(0, 1)), [0.8, 1.0], atol=0.04)
+    np.testing.assert_allclose(draws.mean(axis=1)[:, 0], 0.5, atol=0.1)  # in no order
+    assert off_target.resample(seed=KEY).shape == (2,)
+    assert off_target.resample(seed=KEY, sample_shape=3).shape == (3, 2)
+
+
+@pytest.mark.parametrize("method", ["imh", "nuts"])
+def test_chains_are_the_target_s(off_target, method):
+    chains = off_target.refine(method, seed=KEY, num_samples=1000, num_warmup=200)
+    assert chains.draws.shape == (4, 1000, 2)
+    assert chains.trustworthy, chains
+    assert 0.5 < chains.acceptance < 1
+    error = np.array([0.8, 1.0]) / np.sqrt(chains.ess)
+    assert np.all(np.abs(chains.draws.mean(axis=(0, 1)) - jnp.array([0.5, 0.0])) < 4 * error)
+    np.testing.assert_allclose(chains.draws.std(axis=(0, 1)), [0.8, 1.0], rtol=0.1)
+
+
+def test_chains_that_do_not_mix_say_so():
+    target = lambda theta: -0.5 * jnp.sum((theta - 4.0) ** 2)
+    chains = posterior_of(target).refine(seed=KEY)
+    assert not chains.trustworthy
+    assert "DO NOT TRUST" in str(chains)
+
+
+def test_nuts_without_blackjax_says_what_to_install(off_target, monkeypatch):
+    imported = builtins.__import__
+
+    def without(name, *args, **kwargs):
+        if name == "blackjax":
+            raise ImportError(name)
+        return imported(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(ImportError, match=r"flows-jax\[mcmc\]"):
+        off_target.refine("nuts", seed=KEY)
+
+
+@pytest.mark.parametrize(
+    ("call", "match"),
+    [
+        (lambda p: p.refine("gibbs", seed=KEY), "method must be one of"),
+        (lambda p: p.refine(seed=KEY, num_samples=0), "num_samples must be at least 1"),
+        (lambda p: p.refine(seed=KEY, num_chains=0), "num_chains must be at least 1"),
+        (lambda p: p.refine("nuts", seed=KEY, num_warmup=-1), "num_warmup must be at least 0"),
+        (lambda p: p.expectation(jnp.sum, seed=KEY, num_samples=1), "num_samples must be at least"),
+        (lambda p: p.resample(seed=0), "seed must be a JAX random key"),
+    ],
+)
+def test_bad_input(off_target, call, match):
+    with pytest.raises((ValueError, TypeError), match=match):
+        call(off_target)
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_target_that_is_cut_is_fitted_inside(trained):
+    """q learns the normal that was cut, and then to lie inside; its weights do the cutting."""
+    with pytest.warns(UserWarning, match="draws lie where the target has no mass"):
+        posterior = flows.fit_posterior(
+            cut, event_size=2, key=KEY, num_steps=200 if trained else 1, progress=False
+        )
+    diagnostics = posterior.diagnostics
+    truth = np.log(2 * np.pi * 0.8413447)
+    assert abs(diagnostics.log_evidence.value - truth) < 4 * diagnostics.log_evidence.standard_error
+    assert diagnostics.ess > (8300 if trained else 7500)  # of the 8,413 inside
+    assert 100 < diagnostics.num_outside < 1800
+    assert diagnostics.num_nonfinite == 0
+    mean = posterior.expectation(lambda theta: theta[0], seed=KEY)
+    assert abs(mean.value + 0.2876) < 4 * mean.standard_error
+    assert posterior.resample(seed=KEY, sample_shape=(2000,))[:, 0].max() <= 1
+    assert posterior.refine(seed=KEY).draws[..., 0].max() <= 1
+
+
+def test_a_target_that_is_nan_in_a_region_is_fitted_elsewhere_and_said_to_be():
+    target = lambda theta: jnp.where(theta[0] > 1, jnp.nan, -0.5 * jnp.sum(theta**2))
+    with pytest.warns(UserWarning, match="weights are not finite"):
+        posterior = flows.fit_posterior(target, event_size=2, key=KEY, num_steps=20, progress=False)
+    assert 1000 < posterior.diagnostics.num_nonfinite < 2200
+
+
+def far_and_wide(theta):
+    """A normal at 1e4 with deviations of 1e3 and 1."""
+    return jax.scipy.stats.norm.logpdf(theta, 1e4, jnp.array([1e3, 1.0])).sum()
+
+
+@pytest.mark.parametrize("start", ["auto", "laplace"])
+def test_a_flow_of_ones_own_starts_behind_a_whitening_map(start):
+    flow = flows.real_nvp(2, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0))
+    posterior = posterior_of(far_and_wide, flow, start=start)
+    assert posterior.diagnostics.trustworthy
+    assert abs(posterior.diagnostics.log_evidence.value) < 0.02
+
+
+def test_a_trained_flow_goes_on_from_where_it_is():
+    first = flows.fit_posterior(
+        lambda theta: -jnp.sum(theta**4), event_size=2, key=KEY, num_steps=300, progress=False
+    )
+    again = posterior_of(lambda theta: -jnp.sum(theta**4), first.flow, start="auto")
+    assert jax.tree.structure(again.flow) == jax.tree.structure(first.flow)
+    np.testing.assert_array_equal(again.sample(seed=KEY), first.sample(seed=KEY))
+
+
+def test_no_start_is_the_flow_as_it_is():
+    posterior = posterior_of(far_and_wide, start=None)
+    assert not posterior.diagnostics.trustworthy
+    assert jax.tree.structure(posterior.flow) == jax.tree.structure(NORMAL)
+
+
+def test_a_flow_with_a_support_has_no_laplace_start():
+    flow = flows.real_nvp(2, num_layers=2, support=flows.supports.positive, rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match='start="laplace" needs a flow on all of'):
+        posterior_of(shifted, flow, start="laplace")
+
+
+@pytest.mark.parametrize("offset", [-1e6, 1e6])
+@pytest.mark.parametrize(("loc", "scale"), [(0.0, 1.0), (1e4, 1.0), (0.0, 1e-6), (0.0, 1e6)])
+def test_units_and_offsets_do_not_matter(offset, loc, scale):
+    target = lambda theta: -0.5 * jnp.sum(((theta - loc) / scale) ** 2) + offset
+    posterior = flows.fit_posterior(target, event_size=3, key=KEY, num_steps=50, progress=False)
+    assert posterior.diagnostics.trustworthy, posterior.diagnostics
+    z = (np.asarray(posterior.sample(seed=KEY, sample_shape=(10_000,)), float) - loc) / scale
+    np.testing.assert_allclose(z.mean(axis=0), 0, atol=0.1)
+    np.testing.assert_allclose(z.std(axis=0), 1, atol=0.15)
+
+
+def test_what_weights_would_change_is_part_of_the_verdict():
+    narrow = posterior_of(lambda theta: -0.5 * jnp.sum(theta**2) / 1.2**2)
+    assert narrow.diagnostics.sd_shift == pytest.approx(0.2, abs=0.04)
+    assert any("change a deviation by" in reason for reason in narrow.diagnostics.reasons)
+    moved = posterior_of(lambda theta: -0.5 * jnp.sum((theta - jnp.array([0.0, 0.15])) ** 2))
+    assert moved.diagnostics.mean_shift == pytest.approx(0.15, abs=0.04)
+    assert any("move a mean by" in reason for reason in moved.diagnostics.reasons)
+    assert posterior_of(lambda theta: -0.5 * jnp.sum(theta**2)).diagnostics.reasons == []
