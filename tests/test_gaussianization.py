@@ -63,9 +63,9 @@ def test_the_order_of_the_rows_does_not_matter():
 
 
 def test_a_column_that_is_the_sum_of_others_keeps_the_spread_of_draws():
-    a = np.random.default_rng(0).normal(size=(3000, 2))
+    a = np.random.default_rng(0).normal(size=(10_000, 2))
     x = np.column_stack([a, a.sum(axis=1)])
-    flow = flows.gaussianization(3, standardize_with=x, rngs=nnx.Rngs(0))
+    flow = flows.gaussianization(3, num_layers=6, standardize_with=x, rngs=nnx.Rngs(0))
     draws = flow.sample(seed=jax.random.key(0), sample_shape=(5000,))
     np.testing.assert_allclose(draws.std(axis=0), x.std(axis=0), rtol=0.1)
 
@@ -78,10 +78,10 @@ def test_units_and_offsets_do_not_matter():
 
 
 def test_training_goes_on_from_the_start():
-    x, test = sources(4000), sources(4000, seed=1)
-    flow = flows.gaussianization(3, num_layers=4, standardize_with=x, rngs=nnx.Rngs(0))
+    x, test = sources(10_000), sources(5000, seed=1)
+    flow = flows.gaussianization(3, num_layers=6, standardize_with=x, rngs=nnx.Rngs(0))
     result = flows.fit(
-        flow, x, key=jax.random.key(0), learning_rate=1e-2, max_epochs=15, progress=False
+        flow, x, key=jax.random.key(0), learning_rate=1e-2, max_epochs=4, progress=False
     )
     assert result.flow.log_prob(test).mean() > flow.log_prob(test).mean() + 0.05
     for module in (0, 1):  # marginal maps and rotations both learn
@@ -144,8 +144,8 @@ def test_columns_of_other_supports_are_gaussianized_on_the_real_line():
     "x",
     [
         np.array([[1.0, 2.0], [3.0, 5.0]]),
-        np.random.default_rng(0).normal(size=(100, 1)).repeat(2, axis=1),
-        np.random.default_rng(0).integers(0, 3, size=(500, 2)),
+        np.random.default_rng(0).normal(size=(2000, 1)).repeat(2, axis=1),
+        np.random.default_rng(0).integers(0, 3, size=(2000, 2)),
         np.random.default_rng(0).standard_cauchy(size=(2000, 2)),
         np.random.default_rng(0).normal(size=(2000, 2)).cumsum(axis=0),
     ],
@@ -164,7 +164,7 @@ def test_another_table_compiles_nothing():
 
     def start(seed):
         flows.gaussianization(
-            2, num_layers=2, standardize_with=sources(700, seed)[:, :2], rngs=nnx.Rngs(seed)
+            2, num_layers=4, standardize_with=sources(2000, seed)[:, :2], rngs=nnx.Rngs(seed)
         )
         return _gaussianized._cache_size()
 
