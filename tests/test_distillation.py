@@ -91,7 +91,7 @@ def test_conditional_distillation_in_raw_units():
 
 def test_a_bound_teacher_gets_its_twin():
     bound = teacher(context_size=1).condition(jnp.ones(1))
-    result = flows.distill(bound, key=KEY, num_steps=800, progress=False)
+    result = flows.distill(bound, key=KEY, num_steps=800, batch_size=64, progress=False)
     layer = result.student.bijector.bijector.layers.bijectors[0]
     assert isinstance(layer, MaskedAutoregressive)
     assert result.report.kl_teacher_student.value < 0.05
@@ -146,7 +146,7 @@ def test_a_polish_that_diverges_leaves_the_student_of_the_warm_start():
 )
 def test_other_teachers_are_learnt_from_their_draws(make_teacher):
     other = make_teacher()
-    result = flows.distill(other, key=KEY, num_steps=300, progress=False)
+    result = flows.distill(other, key=KEY, num_steps=300, batch_size=64, progress=False)
     assert result.report.kl_teacher_student.value < 0.1
     assert result.report.kl_student_teacher.value < 0.1
 
@@ -154,7 +154,7 @@ def test_other_teachers_are_learnt_from_their_draws(make_teacher):
 def test_a_student_of_ones_own():
     maf = teacher()
     own = flows.real_nvp(2, num_layers=8, hidden_sizes=(32,), rngs=nnx.Rngs(1))
-    result = flows.distill(maf, own, key=KEY, num_steps=1500, progress=False)
+    result = flows.distill(maf, own, key=KEY, num_steps=1500, batch_size=64, progress=False)
     assert jax.tree.structure(result.student) == jax.tree.structure(own)
     assert result.report.kl_teacher_student.value < 0.1
 
@@ -222,7 +222,7 @@ def test_layouts_with_other_transformers_or_contexts_are_told_apart():
 def test_a_student_with_another_base_learns_from_draws():
     maf = teacher(base=flows.DiagonalNormal(2), num_layers=2)
     own = flows.iaf(2, num_layers=2, hidden_sizes=(16, 16), rngs=nnx.Rngs(1))
-    result = flows.distill(maf, own, key=KEY, num_steps=800, progress=False)
+    result = flows.distill(maf, own, key=KEY, num_steps=800, batch_size=64, progress=False)
     assert result.report.kl_teacher_student.value < 0.05
 
 
@@ -302,7 +302,7 @@ def test_the_options_of_training_are_those_of_fit():
     for stage, values in default.items():
         np.testing.assert_array_equal(same[stage], values)
         assert np.abs(slow[stage][-1] - values[-1]) > 1e-3
-    own = flows.iaf(2, rngs=nnx.Rngs(1))
+    own = flows.iaf(2, num_layers=2, hidden_sizes=(16,), rngs=nnx.Rngs(1))
     still = flows.distill(
         teacher(), own, key=KEY, num_steps=20, optimizer=optax.sgd(0.0), progress=False
     ).student
