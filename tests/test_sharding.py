@@ -79,13 +79,10 @@ print("streamed", *streamed(np.random.default_rng(int(sys.argv[2]))).tolist())
 )
 
 
-QUICKLY_COMPILED = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-
-
 def python(script, *arguments, **environment):
     return subprocess.Popen(
         [sys.executable, "-c", script, *map(str, arguments)],
-        env=os.environ | QUICKLY_COMPILED | environment,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
