@@ -97,7 +97,7 @@ def test_mass_is_one(support, grid):
 def test_mass_is_one_in_two_dimensions():
     with jax.enable_x64(True):
         flow = small(flows.nsf, 2, [supports.positive, supports.interval(0, 1)])
-        x, y = np.exp(np.linspace(-15, 15, 801)), scipy.stats.norm.cdf(np.linspace(-8, 8, 801))
+        x, y = np.exp(np.linspace(-15, 15, 401)), scipy.stats.norm.cdf(np.linspace(-8, 8, 401))
         middle = lambda grid: (grid[1:] + grid[:-1]) / 2
         points = np.stack(np.meshgrid(middle(x), middle(y), indexing="ij"), axis=-1)
         mass = np.exp(flow.log_prob(points)) * np.diff(x)[:, None] * np.diff(y)
@@ -117,14 +117,16 @@ def test_mass_is_one_in_two_dimensions():
 )
 def test_log_prob_outside_and_at_the_ends(support, values, outside):
     flow = small(flows.maf, 1, support)
-    inside = jnp.array(values)[:, None]
-    slope = jax.jit(jax.grad(lambda x: flow.log_prob(x).sum()))
-    assert jnp.isfinite(flow.log_prob(inside)).all()
-    assert not jnp.isnan(slope(inside)).any()
-    for x in outside:
-        assert flow.log_prob(np.array([x], np.float32)) == -np.inf
-        assert (slope(np.array([x], np.float32)) == 0).all()
-    assert jnp.isnan(flow.log_prob(np.array([np.nan], np.float32)))
+    inside = np.array(values, np.float32)[:, None]
+    x = np.array([*values, *outside, np.nan], np.float32)[:, None]
+    ends = len(values), len(x) - 1
+    log_prob = np.split(flow.log_prob(x), ends)
+    slope = np.split(jax.jit(jax.grad(lambda x: flow.log_prob(x).sum()))(x), ends)
+    assert np.isfinite(log_prob[0]).all()
+    assert not np.isnan(slope[0]).any()
+    assert (log_prob[1] == -np.inf).all()
+    assert (slope[1] == 0).all()
+    assert np.isnan(log_prob[2]).all()
 
     def loss(params):
         return nnx.merge(graphdef, params, rest).log_prob(inside).sum()
@@ -187,17 +189,17 @@ def test_angles_beside_numbers_are_learnt_and_have_no_seam():
     columns = [supports.positive, supports.circle(24)]
     flow = flows.ncsf(2, num_layers=3, support=columns, standardize_with=x, rngs=nnx.Rngs(0))
     result = flows.fit(flow, x, key=jax.random.key(0), max_epochs=10, progress=False)
-    draws, log_prob = result.flow.sample_and_log_prob(seed=jax.random.key(1), sample_shape=(2000,))
+    drawn = result.flow.sample_and_log_prob(seed=jax.random.key(1), sample_shape=(2000,))
+    draws, log_prob = map(np.asarray, drawn)
     supports.require_inside("draws", draws, tuple(columns))
     assert (draws[:, 1] >= 0).all()
     assert (draws[:, 1] < 24).all()
     np.testing.assert_allclose(result.flow.log_prob(draws), log_prob, atol=1e-3)
-    np.testing.assert_allclose(
-        result.flow.log_prob(draws + jnp.array([0, 24])), log_prob, atol=1e-3
-    )
+    later = draws + np.array([0, 24], np.float32)
+    np.testing.assert_allclose(result.flow.log_prob(later), log_prob, atol=1e-3)
     turn = 2 * np.pi * draws[:, 1] / 24
     expected = 2 * np.cos(2 * np.pi * x[:, 1] / 24).mean() / 2
-    assert abs(jnp.cos(turn).mean() - expected) < 0.05
+    assert abs(np.cos(turn).mean() - expected) < 0.05
     given = 0.5 * np.log(draws[:, 0]) - 0.5 * np.log(2 + np.cos(turn))
     assert given.std() < 0.2  # 0.15 if income follows the hour, 0.19 otherwise
 
