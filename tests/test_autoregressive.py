@@ -1,11 +1,13 @@
 """The inverse of autoregressive layers: exact by every method, and so are its derivatives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from helpers import naive_inverse, perturbed
+from helpers import naive_inverse, normals, perturbed
 from jax.test_util import check_grads
 
 import flows
@@ -35,12 +37,8 @@ def example(options, inverse="blocked", num_points=5, scale=0.5):
     layer = perturbed(
         MaskedAutoregressive(**options, inverse=inverse, rngs=nnx.Rngs(0)), None, scale
     )
-    y = jax.random.normal(jax.random.key(1), (num_points, layer.event_size))
-    context = (
-        jax.random.normal(jax.random.key(2), (num_points, layer.context_size))
-        if layer.context_size
-        else None
-    )
+    y = normals(1, num_points, layer.event_size)
+    context = normals(2, num_points, layer.context_size) if layer.context_size else None
     return layer, y, context
 
 
@@ -65,6 +63,7 @@ def test_inverse_and_gradients_are_those_of_the_naive_loop(options, inverse):
         for ours, naive in zip(
             jax.tree.leaves(run(inverse_of)), jax.tree.leaves(run(naive_inverse)), strict=True
         ):
+            ours, naive = np.asarray(ours), np.asarray(naive)
             scale = 1 + np.abs(naive).max(initial=0)
             np.testing.assert_allclose(ours / scale, naive / scale, rtol=0, atol=1e-11)
 
@@ -74,7 +73,7 @@ def test_inverse_and_gradients_are_those_of_the_naive_loop(options, inverse):
 def test_second_derivatives_are_those_of_the_naive_loop(kind, inverse):
     with jax.enable_x64(True):
         layer, y, context = example(LAYERS[kind], inverse, num_points=1)
-        weights = jnp.arange(1.0, layer.event_size + 1)
+        weights = np.arange(1.0, layer.event_size + 1)
 
         def hessian(function):
             def value(y):
@@ -93,7 +92,7 @@ def test_check_grads_to_second_order_in_both_modes(inverse):
         layer, y, context = example(options, inverse, num_points=2, scale=0.2)
         graphdef, state = nnx.split(layer)
         check_grads(
-            lambda state, y, context: inverse_of(nnx.merge(graphdef, state), y, context),
+            jax.jit(lambda *at: inverse_of(nnx.merge(graphdef, at[0]), *at[1:])),
             (state, y, context),
             order=2,
             rtol=1e-4,
@@ -155,7 +154,7 @@ def test_vmap_over_points_and_over_layers(inverse):
         ):
             np.testing.assert_allclose(ours, wanted, atol=1e-12)
         second = perturbed(layer, 8)
-        both = jax.tree.map(lambda *a: jnp.stack(a), layer, second)
+        both = jax.tree.map(lambda *a: np.stack(a), layer, second)
         x, _ = jax.vmap(inverse_of, (0, None, None))(both, y, context)
         np.testing.assert_allclose(x[1], inverse_of(second, y, context)[0], atol=1e-12)
 
@@ -164,9 +163,9 @@ def test_vmap_over_points_and_over_layers(inverse):
 def test_batch_shapes(inverse):
     with jax.enable_x64(True):
         layer, _, contexts = example(LAYERS["context"], inverse, num_points=3)
-        y = jax.random.normal(jax.random.key(4), (2, 3, 12))
+        y = normals(4, 2, 3, 12)
         for context in (contexts, contexts[0]):
-            expected = naive_inverse(layer, y, context)
+            expected = jax.jit(naive_inverse)(layer, y, context)
             for ours, wanted in zip(inverse_of(layer, y, context), expected, strict=True):
                 np.testing.assert_allclose(ours, wanted, atol=1e-12)
         x, log_det = inverse_of(layer, y[:0, :0], contexts[0])
@@ -219,15 +218,15 @@ def test_auto_takes_the_substitution_also_for_points_under_vmap():
 def test_all_orders_of_derivatives_of_a_whole_flow_at_one_point():
     flow = perturbed(flows.iaf(3, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0)))
     x = jnp.array([[0.3, -0.2, 0.5], [1.0, 0.0, -1.0]])
-    by_reverse = jax.vmap(jax.jacrev(jax.grad(flow.log_prob)))(x)
-    np.testing.assert_allclose(by_reverse, jax.vmap(jax.hessian(flow.log_prob))(x), atol=1e-4)
+    derivatives = jax.jacrev(jax.grad(flow.log_prob)), jax.hessian(flow.log_prob)
+    by_reverse, by_both = (jax.jit(jax.vmap(second))(x) for second in derivatives)
+    np.testing.assert_allclose(by_reverse, by_both, atol=1e-4)
 
 
 def test_program_grows_with_the_root_of_the_event_and_not_with_the_layers():
     def length(event_size, num_layers):
-        flow = flows.maf(
-            event_size, num_layers=num_layers, hidden_sizes=(32,), rngs=nnx.Rngs(0)
-        )  # fmt: skip
+        make = functools.partial(flows.maf, event_size, num_layers=num_layers, hidden_sizes=(32,))
+        flow = nnx.eval_shape(lambda: make(rngs=nnx.Rngs(0)))
         sample = lambda flow, key: flow.sample(seed=key, sample_shape=(10,))
         return len(str(jax.make_jaxpr(sample)(flow, jax.random.key(0))).splitlines())
 
@@ -246,15 +245,17 @@ def test_unknown_inverse_is_refused():
 def test_large_products_in_two_halves_are_the_masked_product(num_points, monkeypatch):
     monkeypatch.setattr(masked, "SPLIT_WIDTH", 4)
     net = perturbed(MaskedMLP(7, 2, (13, 9), rngs=nnx.Rngs(0)))
-    x = jax.random.normal(jax.random.key(0), (num_points, 13))
+    x = normals(0, num_points, 13)
 
+    @jax.jit
     def dense(net):
         kernel = jnp.where(net.masks()[1], net.layers[1].kernel[...], 0)
         return x @ kernel + net.layers[1].bias[...]
 
+    @jax.jit
     def ours(net):
         return net.linear(1, x)
 
     np.testing.assert_allclose(ours(net), dense(net), atol=1e-5)
-    by_kernel = lambda function: jax.jacobian(function)(net).layers[1].kernel[...]
+    by_kernel = lambda function: jax.jit(jax.jacobian(function))(net).layers[1].kernel[...]
     np.testing.assert_allclose(by_kernel(ours), by_kernel(dense), atol=1e-5)
