@@ -183,7 +183,8 @@ def test_a_flow_with_a_support_has_no_laplace_start():
 @pytest.mark.parametrize("offset", [-1e6, 1e6])
 @pytest.mark.parametrize(("loc", "scale"), [(0.0, 1.0), (1e4, 1.0), (0.0, 1e-6), (0.0, 1e6)])
 def test_units_and_offsets_do_not_matter(offset, loc, scale):
-    target = lambda theta: -0.5 * jnp.sum(((theta - loc) / scale) ** 2) + offset
+    a, b, c = map(jnp.asarray, (loc, scale, offset))  # one program for all of them
+    target = lambda theta: -0.5 * jnp.sum(((theta - a) / b) ** 2) + c
     posterior = flows.fit_posterior(target, event_size=3, key=KEY, num_steps=50, progress=False)
     assert posterior.diagnostics.trustworthy, posterior.diagnostics
     z = (np.asarray(posterior.sample(seed=KEY, sample_shape=(10_000,)), float) - loc) / scale

@@ -161,17 +161,22 @@ def test_a_posterior_not_to_be_trusted_is_warned_about():
         flows.fit_posterior(heavy, event_size=1, key=KEY, num_steps=50, progress=False)
 
 
-def two_normals(theta, loc, scale, share):
+def two_normals(loc, scale, share):
     """Two unit normals in 2-D, in other units: at 0 and at 10 in both coordinates."""
-    z = (theta - loc) / scale
-    first, second = (jax.scipy.stats.norm.logpdf(z, m).sum() for m in (0.0, 10.0))
-    return jnp.logaddexp(jnp.log(1 - share) + first, jnp.log(share) + second)
+    loc, scale, share = map(jnp.asarray, (loc, scale, share))  # one program for all of them
+
+    def target(theta):
+        z = (theta - loc) / scale
+        first, second = (jax.scipy.stats.norm.logpdf(z, m).sum() for m in (0.0, 10.0))
+        return jnp.logaddexp(jnp.log(1 - share) + first, jnp.log(share) + second)
+
+    return target
 
 
 @pytest.mark.parametrize("share", [0.5, 0.1])
 @pytest.mark.parametrize(("loc", "scale"), [(-5.0, 1.0), (0.0, 1.0), (1000.0, 1.0), (0.2, 1e-4)])
 def test_modes_are_kept(loc, scale, share):
-    target = lambda theta: two_normals(theta, loc, scale, share)
+    target = two_normals(loc, scale, share)
     posterior = flows.fit_posterior(target, event_size=2, key=KEY, num_steps=300, progress=False)
     assert posterior.diagnostics.trustworthy
     assert posterior.diagnostics.lost_modes == ()
@@ -188,6 +193,8 @@ def test_modes_are_kept(loc, scale, share):
     ("size", "distance", "width"), [(1, 10.0, 1.0), (2, 1000.0, 1.0), (2, 30.0, 5.0)]
 )
 def test_modes_are_kept_at_any_distance_and_of_any_width(size, distance, width):
+    distance, width = jnp.asarray(distance), jnp.asarray(width)
+
     def target(theta):
         first = jax.scipy.stats.norm.logpdf(theta, -distance / 2, 1.0).sum()
         second = jax.scipy.stats.norm.logpdf(theta, distance / 2, width).sum()
@@ -219,7 +226,7 @@ def test_modes_of_correlated_coordinates_are_kept(size):
 @pytest.mark.parametrize("share", [0.5, 0.1])
 @pytest.mark.parametrize(("loc", "scale"), [(-5.0, 1.0), (0.0, 1.0), (1000.0, 1.0), (0.2, 1e-4)])
 def test_a_mode_that_the_posterior_lost_is_named(loc, scale, share):
-    target = lambda theta: two_normals(theta, loc, scale, share)
+    target = two_normals(loc, scale, share)
     base = flows.DiagonalNormal(2)
     base.loc[...] = jnp.full(2, loc)
     base.log_scale[...] = jnp.full(2, jnp.log(scale))
@@ -246,7 +253,7 @@ def test_modes_that_a_flow_of_ones_own_covers_are_not_lost(kept, share):
     base.loc[...] = 10.0 * jnp.array(kept)[:, None] * jnp.ones(2)
     base.log_scale[...] = jnp.zeros_like(base.log_scale[...])
     flow = flows.Flow(base, flows.bijectors.Reverse(2))
-    target = lambda theta: two_normals(theta, 0.0, 1.0, share)
+    target = two_normals(0.0, 1.0, share)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         posterior = flows.fit_posterior(

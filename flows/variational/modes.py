@@ -100,7 +100,7 @@ def _pool(
     draws = flow.sample(seed=draws_key, sample_shape=(POOL // 2,))
     centre = jnp.nanmedian(draws[:NUM_STARTS], axis=0)
     steps = jnp.concatenate([draws - centre, jax.random.normal(zero_key, draws.shape)])
-    far = stretched(steps, reach_key)
+    far = stretched(steps, jnp.arange(POOL) < POOL // 4, reach_key)
     points = far.at[: len(draws)].add(centre)
     return draws[: NUM_STARTS // 2], unexplained(target, flow, points)
 

@@ -38,11 +38,16 @@ def _reaching(steps: Any) -> Any:
     return steps * np.resize(np.array(REACHES, steps.dtype), (len(steps), 1))
 
 
-def stretched(steps: jax.Array, key: jax.Array) -> jax.Array:
-    """Steps [POOL, D] of any length up to 30 times theirs, in turn from each of the groups."""
-    ratio = REACHES[-1] ** (1 / GROUPS)
-    exponent = jnp.arange(len(steps)) % GROUPS + jax.random.uniform(key, (len(steps),))
-    return steps * (ratio**exponent)[:, None]
+def stretched(steps: jax.Array, alone: jax.Array, key: jax.Array) -> jax.Array:
+    """Steps [POOL, D] of any length up to 30 times theirs, in turn from each of the groups.
+
+    Those that are `alone` [POOL] are longer in one coordinate only, in turn of each.
+    """
+    row, event_size = jnp.arange(len(steps)), steps.shape[1]
+    exponent = row % GROUPS + jax.random.uniform(key, (len(steps),))
+    stretch = (REACHES[-1] ** (1 / GROUPS)) ** exponent[:, None]
+    theirs = jnp.arange(event_size) == (row // GROUPS % event_size)[:, None]
+    return steps * jnp.where(theirs | ~alone[:, None], stretch, 1.0)
 
 
 @jax.jit

@@ -106,8 +106,8 @@ def _mixture_of_modes(
         more = laplace_fits(target, _starts_among(target, known, search))
         both = (np.concatenate(parts) for parts in zip(known, more, strict=True))
         known = LaplaceFits(*both).distinct(MOST_MODES)
-        if i == 0 and (len(known.loc) < 2 or _fitted(target, known, fit_key) is None):
-            return None  # one mode, or what climbs that did not arrive make of it
+        if i == 0 and len(known.loc) < 2:
+            return None
         in_vain = in_vain + 1 if len(known.loc) == before else 0
         if in_vain == IN_VAIN:
             break
@@ -158,7 +158,8 @@ def _pool(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """A centre and a step for each block of a pool of points, and the `unexplained` of them.
 
-    Of the blocks a fourth is around all modes, a fourth around 0, and half are near a mode.
+    Of the blocks a fourth is around all modes, a fourth around 0, and half are near a mode, of
+    which half go far in one coordinate alone.
     """
     which_key, noise_key, reach_key = jax.random.split(key, 3)
     which = jax.random.randint(which_key, (BLOCKS,), 0, number)
@@ -168,7 +169,8 @@ def _pool(
     of_mode = jnp.einsum("bde,nbe->nbd", scale_tril, noise, precision="highest")
     centre = jnp.select([block == 0, block == 1], [mean, jnp.zeros_like(mean)], loc)
     steps = jnp.select([block == 0, block == 1], [sd * noise, noise], of_mode)
-    far = stretched(steps.reshape(POOL, -1), reach_key).reshape(steps.shape)
+    alone = jnp.broadcast_to(block[:, 0] == 3, steps.shape[:2]).ravel()
+    far = stretched(steps.reshape(POOL, -1), alone, reach_key).reshape(steps.shape)
     return centre, steps[0], unexplained(target, mixture, (centre + far).reshape(POOL, -1))
 
 

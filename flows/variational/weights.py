@@ -85,6 +85,7 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
         khat = np.inf
     else:
         # psislw takes log-likelihoods, whose negatives are the log weights of leave-one-out.
-        smooth, khat = array_stats.psislw(-log_weights)
+        with np.errstate(divide="ignore", invalid="ignore"):  # weights of almost no spread
+            smooth, khat = array_stats.psislw(-log_weights)
         weights = np.exp(smooth)
     return weights / weights.sum(), float(khat)
