@@ -31,6 +31,7 @@ benchmarks: $(VENV)/.bench
 	$(BIN)/python benchmarks/density.py
 	$(BIN)/python benchmarks/small_tables.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/variational.py
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/divergences.py
 	$(BIN)/python benchmarks/first_answers.py

@@ -16,7 +16,7 @@ from flows.training import on_device
 from flows.variational import laplace, modes
 from flows.variational.diagnostics import diagnose
 from flows.variational.laplace import laplace_fits, laplace_start
-from flows.variational.objectives import forward_kl, reverse_kl
+from flows.variational.objectives import reverse_kl
 from flows.variational.search import first_starts
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))

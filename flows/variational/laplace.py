@@ -17,7 +17,7 @@ NUM_ITERATIONS = 200
 MOST_DIMENSIONS = 200  # in which more modes are looked for: each costs a Hessian
 NUM_DRAWS = 256  # to compare the candidates' ELBOs
 BATCH = 64  # columns of a Hessian at once
-FLATTEST, NUM_FACTORS, MOST_FALL = 8, 8, 1.0  # directions whose deviations are looked at, and how
+FLATTEST, NUM_FACTORS, MOST_FALL = 8, 16, 1.0  # directions whose deviations are looked at, and how
 
 
 class LaplaceFits(NamedTuple):

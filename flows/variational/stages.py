@@ -48,10 +48,11 @@ class ForwardKL:
 class Stages:
     """Trains a flow towards a target, as far as it needs.
 
-    A flow whose importance weights are even is not trained at all. Reverse KL gets close from
+    A flow whose importance weights are even is not trained at all, and no stage ends worse than
+    it began. Reverse KL gets close from
     far away, but its draws are those of q, and where q has no tails it learns them slowly; the
     forward KL learns them from draws that reach further, once q is close. It is run where weights
-    would still move means or deviations, and kept where it is the better one.
+    would still move means or deviations.
 
     Attributes:
         target: log p of one point [D], up to a constant.
@@ -75,12 +76,13 @@ class Stages:
 
     def __call__(self, flow: Flow, key: jax.Array, folder: Path | None) -> Posterior:
         """Trains a flow, with checkpoints in a folder if one is given."""
-        posterior = self._judged(flow, losses=np.zeros(0), history={"elbo": np.zeros(0)})
-        if not posterior.diagnostics.exact:
-            posterior = self._first(flow, key, folder)
-        if posterior.diagnostics.wanting and posterior.stop_reason != "interrupted":
-            posterior = self._second(posterior, jax.random.fold_in(key, 1), folder)
-        return posterior
+        start = self._judged(flow, losses=np.zeros(0), history={"elbo": np.zeros(0)})
+        if start.diagnostics.exact:
+            return start
+        first = _better(self._first(flow, key, folder), start)
+        if not first.diagnostics.wanting or first.stop_reason == "interrupted":
+            return first
+        return self._second(first, jax.random.fold_in(key, 1), folder)
 
     def _first(self, flow: Flow, key: jax.Array, folder: Path | None) -> Posterior:
         result = train(
@@ -130,11 +132,16 @@ class Stages:
             stop_reason=first.stop_reason,
             num_skipped=first.num_skipped + result.num_skipped,
         )
-        if second.diagnostics.better_than(first.diagnostics):
-            return second
-        return dataclasses.replace(first, history=history)
+        return _better(second, first)
 
     def _judged(self, flow: Flow, **outcome: Any) -> Posterior:
         diagnostics = judge(flow, self.target, self.judge_key, self.num_samples)
         outcome = {"stop_reason": "finished", "num_skipped": 0, **outcome}
         return Posterior(flow=flow, target=self.target, diagnostics=diagnostics, **outcome)
+
+
+def _better(trained: Posterior, before: Posterior) -> Posterior:
+    """What was trained, with the flow of before if that was the better one."""
+    if trained.diagnostics.better_than(before.diagnostics):
+        return trained
+    return dataclasses.replace(trained, flow=before.flow, diagnostics=before.diagnostics)

@@ -1,0 +1,186 @@
+"""What `fit_posterior` does by need: stages of training, draws that reach further, searches."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from helpers import perturbed
+
+import flows
+from flows.variational import start as starts
+from flows.variational.diagnostics import judge
+from flows.variational.laplace import laplace_fits
+from flows.variational.objectives import forward_kl
+from flows.variational.proposal import Overdispersed
+
+KEY = jax.random.key(0)
+
+
+def fitted(target, **options):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return flows.fit_posterior(target, key=KEY, progress=False, **options)
+
+
+def bases():
+    mixture = flows.MixtureOfNormals(3, 2, full_covariance=True)
+    mixture.shear[...] = 0.5 * jnp.ones((2, 3, 3))
+    angles = flows.distributions.Product([1], flows.CircularUniform(1), flows.StandardNormal(2))
+    nested = flows.Flow(flows.DiagonalNormal(3), flows.bijectors.Reverse(3))
+    return {
+        "normal": flows.StandardNormal(3), "diagonal": flows.DiagonalNormal(3), "nested": nested,
+        "student": flows.StudentT(3, 5.0), "mixture": mixture, "angles": angles,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", bases())
+def test_draws_that_reach_further_have_the_density_that_they_say(name):
+    base = perturbed(bases()[name])
+    wider = Overdispersed(base)
+    x = wider.sample(seed=KEY, sample_shape=(40_000,))
+    ratio = np.exp(base.log_prob(x) - wider.log_prob(x))
+    assert abs(ratio.mean() - 1) < 4 * ratio.std() / 200
+    own, far = np.asarray(x[:20_000], float), np.asarray(x[20_000:], float)
+    factor = far.std(axis=0) / own.std(axis=0)
+    straight = [0, 2] if name == "angles" else [0, 1, 2]
+    if name != "mixture":  # whose means stay where they are
+        np.testing.assert_allclose(factor[straight], 1 + 3**-0.5, rtol=0.1)
+    assert (factor[straight] > 1.2).all()
+    if name == "angles":
+        assert factor[1] == pytest.approx(1, abs=0.05)
+
+
+def test_the_gradient_of_the_forward_divergence_is_that_of_the_cross_entropy():
+    q = perturbed(flows.real_nvp(2, num_layers=2, hidden_sizes=(4,), rngs=nnx.Rngs(0)), scale=0.05)
+    target = lambda x: jax.scipy.stats.norm.logpdf(x, 0.3, 0.9).sum(-1)
+    draws = 0.3 + 0.9 * jax.random.normal(KEY, (500, 400, 2))
+
+    def flat(loss):
+        grads = nnx.state(jax.grad(loss)(q), nnx.Param)
+        return jnp.concatenate([a.ravel() for a in jax.tree.leaves(grads)])
+
+    weighted = lambda key: flat(lambda q: forward_kl(q, target, key, 2000).mean())
+    exact = lambda x: flat(lambda q: -q.log_prob(x).mean())
+    ours = jax.jit(jax.vmap(weighted))(jax.random.split(KEY, 100))
+    theirs = jax.jit(jax.vmap(exact))(draws)
+    error = np.sqrt(ours.var(0) / 100 + theirs.var(0) / 500) + 1e-4
+    assert np.abs((ours.mean(0) - theirs.mean(0)) / error).max() < 5
+
+
+def test_an_exact_start_is_not_trained():
+    posterior = fitted(
+        lambda x: -0.5 * jnp.sum(((x - 3) / jnp.array([1.0, 50.0])) ** 2), event_size=2
+    )
+    assert posterior.losses.size == posterior.history["elbo"].size == 0
+    assert posterior.stop_reason == "finished"
+    assert posterior.diagnostics.ess > 9990
+
+
+def bent(x):
+    """Its second coordinate follows the square of the first, within a tenth."""
+    first = jax.scipy.stats.norm.logpdf(x[0])
+    return first + jax.scipy.stats.norm.logpdf(x[1], 1 - x[0] ** 2, 0.1)
+
+
+@pytest.mark.runs_long
+def test_tails_that_the_first_stage_leaves_short_are_learnt():
+    posterior = fitted(bent, event_size=2, num_steps=600)
+    assert len(posterior.history["elbo"]) == 600
+    assert len(posterior.history["cross_entropy"]) == 200
+    draws = np.asarray(posterior.sample(seed=KEY, sample_shape=(20_000,)))
+    assert draws[:, 1].std() == pytest.approx(np.sqrt(2 + 0.1**2), rel=0.1)
+    assert abs(posterior.diagnostics.log_evidence.value) < 0.02
+    assert posterior.diagnostics.ess > 9000
+
+
+def test_evenly_weighted_tails_need_no_second_stage():
+    posterior = fitted(lambda x: -jnp.sum(x**4 / 12 + x**2 / 2), event_size=2, num_steps=300)
+    assert posterior.losses.size == 300
+    assert "cross_entropy" not in posterior.history
+
+
+def wide_flow():
+    return flows.Flow(flows.DiagonalNormal(2), flows.bijectors.Reverse(2))
+
+
+def test_both_stages_are_resumed(tmp_path):
+    target = lambda x: -jnp.sum(jnp.log1p(x**2 / 3)) * 2
+    options = {"flow": wide_flow(), "start": None, "num_steps": 30, "checkpoint_dir": tmp_path}
+    first, again = fitted(target, **options), fitted(target, **options)
+    for name in ("elbo", "cross_entropy"):
+        np.testing.assert_array_equal(first.history[name], again.history[name])
+    np.testing.assert_array_equal(first.sample(seed=KEY), again.sample(seed=KEY))
+    assert len(fitted(target, **options | {"num_steps": 60}).losses) == 60
+
+
+def test_draws_that_reach_further_find_the_tails_that_q_lacks():
+    """q has a tenth of the mass beyond it; its own draws have even weights."""
+    base = flows.DiagonalNormal(1)
+    flow = flows.Flow(base, flows.bijectors.Reverse(1))
+    target = jax.tree_util.Partial(
+        lambda x: jnp.logaddexp(
+            jnp.log(0.9) + jax.scipy.stats.norm.logpdf(x[0], 0, 1),
+            jnp.log(0.1) + jax.scipy.stats.norm.logpdf(x[0], 0, 6),
+        )
+    )
+    diagnostics = judge(flow, target, KEY, 128)
+    assert diagnostics.sd_shift > 0.5
+    assert any("change a deviation" in reason for reason in diagnostics.reasons)
+    assert any("miss" in reason for reason in diagnostics.reasons)
+    assert abs(diagnostics.log_evidence.value) < 4 * diagnostics.log_evidence.standard_error + 0.05
+
+
+def test_the_error_of_the_evidence_covers_it():
+    """Also where the control variate takes most of it away."""
+    flow = wide_flow()
+    target = jax.tree_util.Partial(lambda x: jax.scipy.stats.norm.logpdf(x, 0.1, 1.1).sum())
+    errors = []
+    for seed in range(100):
+        evidence = judge(flow, target, jax.random.key(seed), 128).log_evidence
+        errors.append(float(evidence.value) / float(evidence.standard_error))
+        assert evidence.standard_error < 0.003
+    assert abs(np.mean(np.abs(errors) < 1.96) - 0.95) < 4 * np.sqrt(0.05 * 0.95 / 100)
+
+
+def test_a_deviation_is_no_longer_than_the_density_falls():
+    """On a ring the curvature along it is none."""
+    ring = jax.tree_util.Partial(lambda x: -0.5 * ((jnp.linalg.norm(x) - 5.0) / 0.5) ** 2)
+    fits = laplace_fits(ring, jnp.array([[4.0, 0.0], [0.0, -3.0]]))
+    for tril in np.asarray(fits.scale_tril):
+        short, long = np.sort(np.linalg.svd(tril, compute_uv=False))
+        assert short == pytest.approx(0.5, rel=0.05)
+        assert 0.7 < long < 5
+
+
+def two_scales(share, distance):
+    """A wide normal in four dimensions, and a narrow one that hides beside it."""
+
+    def target(x):
+        wide = jax.scipy.stats.norm.logpdf(x, -distance, 1.5).sum()
+        narrow = jax.scipy.stats.norm.logpdf(x, distance, 0.2).sum()
+        return jnp.logaddexp(jnp.log(1 - share) + wide, jnp.log(share) + narrow)
+
+    return target
+
+
+def test_a_narrow_mode_is_found():
+    posterior = fitted(two_scales(0.3, 2.5), event_size=4, num_steps=20)
+    assert posterior.diagnostics.trustworthy, posterior.diagnostics
+    assert abs(posterior.diagnostics.log_evidence.value) < 0.02
+
+
+def test_training_begins_again_with_the_modes_that_were_lost(monkeypatch):
+    find, calls = starts._mixture_of_modes, []
+
+    def blind_at_first(*arguments):
+        calls.append(arguments)
+        return None if len(calls) == 1 else find(*arguments)
+
+    monkeypatch.setattr(starts, "_mixture_of_modes", blind_at_first)
+    posterior = fitted(two_scales(0.3, 2.5), event_size=4, num_steps=20)
+    assert len(calls) == 2
+    assert posterior.diagnostics.lost_modes == ()
+    assert posterior.diagnostics.trustworthy, posterior.diagnostics
