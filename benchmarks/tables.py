@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -156,6 +157,35 @@ def of_small_tables(rows: list[dict]) -> str:
         for row in rows
     )  # fmt: skip
     return table(["wine", "fit", "nats", "s"], lines)
+
+
+# variational.py
+
+
+def of_variational(rows: list[dict]) -> str:
+    """The worst of the seeds of each target."""
+    by_target: dict[str, list[dict]] = {}
+    for row in rows:
+        by_target.setdefault(row["target"], []).append(row)
+
+    def line(name: str, runs: list[dict]) -> list[str]:
+        worst = lambda key: max(abs(run[key]) for run in runs)
+        known = runs[0]["log evidence off"] is not None
+        seconds = statistics.median(run["seconds"] for run in runs)
+        reasons = sorted({reason for run in runs for reason in run["reasons"]})
+        return [
+            name, str(runs[0]["dimensions"]), f"{seconds:.0f}",
+            f"{worst('log evidence off'):.4f}" if known else "-", f"{worst('its error'):.4f}",
+            f"{worst('mean error'):.3f}", f"{worst('sd error'):.3f}",
+            f"{min(run['ess'] for run in runs):,.0f}", f"{worst('khat'):.2f}",
+            "; ".join(reasons) or "good", str(sum(run["silent"] for run in runs)),
+        ]  # fmt: skip
+
+    head = (
+        "target", "D", "seconds", "log evidence off", "its error", "means off, sd", "sds off",
+        "ESS of 10,000", "k-hat", "verdict", "silent",
+    )  # fmt: skip
+    return table(head, [line(name, runs) for name, runs in by_target.items()])
 
 
 # training.py

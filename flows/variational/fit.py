@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flows import _checks
-from flows.architectures import real_nvp
+from flows.architectures import nsf, real_nvp
 from flows.distributions import Flow, require_flow, require_single
 from flows.training import Program, TrainingState, trace
 from flows.variational.laplace import MOST_DIMENSIONS, LaplaceFits, laplace_fits
@@ -83,7 +83,6 @@ def fit_posterior(
 
     Returns:
         A `Posterior`. Its `.diagnostics` say when not to use it, and a warning does so too.
-        (With `event_size=1` affine layers can only make q a normal; give a `flow` of your own.)
 
     Raises:
         TypeError: `target` is not callable, or `flow` is not a flow.
@@ -124,7 +123,7 @@ def fit_posterior(
     key = _checks.prng_key("key", key)
     start_key, network_key, train_key, judge_key, modes_key = jax.random.split(key, 5)
     target = _traced(target, event_size)
-    network = real_nvp(event_size, rngs=nnx.Rngs(network_key)) if flow is None else flow
+    network = _network(event_size, nnx.Rngs(network_key)) if flow is None else flow
     fits = _first_fits(target, event_size, flow, start, start_key)
     look = event_size <= MOST_DIMENSIONS and network.support is None and fits is not None
     stages = Stages(
@@ -157,6 +156,11 @@ def fit_posterior(
     if not posterior.diagnostics.trustworthy:
         warnings.warn(f"The posterior is not to be trusted:\n{posterior.diagnostics}", stacklevel=2)
     return posterior
+
+
+def _network(event_size: int, rngs: nnx.Rngs) -> Flow:
+    """Affine couplings; splines in one dimension, where affine maps make nothing but normals."""
+    return nsf(1, rngs=rngs) if event_size == 1 else real_nvp(event_size, rngs=rngs)
 
 
 def _begun(
