@@ -45,16 +45,28 @@ def stacked(
     def permuted_layer(rngs: nnx.Rngs) -> Bijector:
         permute: Bijector = Reverse(event_size)
         if permutation == "random":
-            permute = Permutation(jax.random.permutation(rngs.params(), event_size))
+            permute = Permutation(_random_order(rngs.params(), event_size))
         return Chain([make_layer(rngs), permute])
 
     stack = Stack(permuted_layer, num_layers, rngs=rngs)
     if permutation == "random":
-        # Every second order is a reversal: a coupling then maps what its neighbour passes, and no
-        # coordinate is left out by chance.
         order = stack.layers.bijectors[1].order
-        order[...] = order[...].at[::2].set(jnp.arange(event_size - 1, -1, -1))
+        order[...] = _every_second_reversed(order[...])
     return whitened(stack, transformer, base, standardize_with, support)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _random_order(key: jax.Array, event_size: int) -> jax.Array:
+    return jax.random.permutation(key, event_size)
+
+
+@jax.jit
+def _every_second_reversed(orders: jax.Array) -> jax.Array:
+    """The orders [layers, event_size], of which the first, third and so on become reversals.
+
+    A coupling then maps what its neighbour passes, and no coordinate is left out by chance.
+    """
+    return orders.at[::2].set(jnp.arange(orders.shape[1] - 1, -1, -1))
 
 
 def require_rngs(rngs: Any) -> None:

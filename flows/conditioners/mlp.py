@@ -67,8 +67,9 @@ class Linear(nnx.Module):
         rngs: nnx.Rngs,
     ):
         stddev = scale / np.sqrt(max(in_size, 1))
-        self.kernel = nnx.Param(stddev * jax.random.normal(rngs.params(), (in_size, out_size)))
-        self.bias = nnx.Param(jnp.zeros(out_size)) if use_bias else None
+        kernel, bias = _initial(rngs.params(), stddev, (in_size, out_size))
+        self.kernel = nnx.Param(kernel)
+        self.bias = nnx.Param(bias) if use_bias else None
 
     def offset(self) -> jax.Array:
         """b, or zeros where there is none."""
@@ -80,6 +81,14 @@ class Linear(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         return product(x, self.kernel[...]) + self.offset()
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _initial(key: jax.Array, stddev: float, shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
+    """A kernel and a bias, by one program for all layers of a shape."""
+    # Behind the barrier the numbers are rounded as anywhere: no factor is drawn into the normals.
+    normals = jax.lax.optimization_barrier(jax.random.normal(key, shape))
+    return stddev * normals, jnp.zeros(shape[1])
 
 
 class MLP(Recorded):
@@ -178,7 +187,7 @@ def _num_features(features: Callable[[jax.Array], jax.Array]) -> int:
     """F, where `features` maps x [...] to [..., F]."""
     if not callable(features):
         raise TypeError(f"features must be a function of x, got {features!r}.")
-    shape = jax.eval_shape(features, jnp.zeros((2, 3))).shape
+    shape = jax.eval_shape(features, jax.ShapeDtypeStruct((2, 3), jnp.result_type(float))).shape
     if len(shape) != 3 or shape[:2] != (2, 3):
         raise ValueError(f"features must map x [...] to [..., F], got {shape} for [2, 3].")
     return shape[2]
