@@ -4,6 +4,7 @@ import mmap
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 import numpy as np
 
 BLOCK_ROWS = 2**14  # read at once where they lie side by side
@@ -12,6 +13,7 @@ PIECE_ROWS = 2**8  # where they are strewn: the system may map a megabyte around
 
 def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
     """Successive blocks of rows, each with the number of its first row."""
+    array = _on_host(array)
     for first in range(0, len(array), BLOCK_ROWS):
         yield first, np.array(array[first : first + BLOCK_ROWS])
         _release(array)
@@ -19,6 +21,7 @@ def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
 
 def take(array: Any, rows: np.ndarray, dtype: Any) -> np.ndarray:
     """The given rows (of any shape), read in the order in which they lie on disk."""
+    array = _on_host(array)
     flat, where = np.unique(rows, return_inverse=True)
     values = np.empty((len(flat), *array.shape[1:]), dtype)
     for first in range(0, len(flat), PIECE_ROWS):
@@ -26,6 +29,11 @@ def take(array: Any, rows: np.ndarray, dtype: Any) -> np.ndarray:
         values[piece] = array[flat[piece]]
         _release(array)
     return values[where.reshape(rows.shape)]
+
+
+def _on_host(array: Any) -> Any:
+    """The array, or a view of one of JAX: of that each piece would compile a program."""
+    return np.asarray(array) if isinstance(array, jax.Array) else array
 
 
 def _release(array: Any) -> None:

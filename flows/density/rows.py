@@ -1,5 +1,6 @@
 """The rows to fit: checked, split into a training and a held-out part, in memory or not."""
 
+import functools
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -245,18 +246,25 @@ def split(data: Any, held_out: Any, validation: Any, key: jax.Array) -> tuple[An
     on_disk = isinstance(x, np.memmap)
     hold_out = held_out is None and validation is not None
     num_held_out = _num_held_out(len(x), validation, on_disk) if hold_out else 0
-    rows = np.asarray(shuffled(key, len(x), jnp.arange(num_held_out)))
+    rows = np.asarray(shuffled(key, len(x), np.arange(num_held_out)))
     if hold_out:
-        held_out = jax.tree.map(jnp.asarray, OnDisk(data, len(x)).read(rows))
+        held_out = jax.device_put(OnDisk(data, len(x)).read(rows))
         held_out = (*held_out[:2], _with_mean_one(held_out[2], "held-out"))
-    num_rows = len(x) - num_held_out
-    order = lambda positions: shuffled(key, len(x), positions + num_held_out)
     if on_disk:
         if weights is not None:
             weights = weights / _mean(np.delete(weights, rows), "training")
-        return OnDisk((x, context, weights), num_rows, order), held_out
-    x, context, weights = jax.tree.map(lambda array: array[order(jnp.arange(num_rows))], data)
+        order = lambda positions: shuffled(key, len(x), positions + num_held_out)
+        return OnDisk((x, context, weights), len(x) - num_held_out, order), held_out
+    x, context, weights = _all_but(num_held_out, data, key)
     return (x, context, _with_mean_one(weights, "training")), held_out
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _all_but(num_held_out: int, data: Any, key: jax.Array) -> Any:
+    """The rows of arrays in memory that are not held out, in the order of `key`."""
+    num_rows = len(data[0])
+    rows = shuffled(key, num_rows, jnp.arange(num_held_out, num_rows))
+    return jax.tree.map(lambda array: array[rows], data)
 
 
 def _num_held_out(num_rows: int, fraction: float, on_disk: bool) -> int:

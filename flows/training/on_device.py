@@ -64,21 +64,27 @@ class Log(NamedTuple):
 def start(params: Any, optimizer: Any, averaged: bool, validated: bool) -> State:
     """The state before the first step."""
     zero = jnp.zeros((), jnp.int32)
-    state = State(
-        step=zero,
-        params=params,
-        opt_state=optimizer.init(params),
-        average=params if averaged else None,
-        best=params if validated else None,
-        best_loss=jnp.asarray(jnp.inf, float),
-        since_best=zero,
-        validated=zero - 1,
-        num_skipped=zero,
-        failing=jnp.zeros(()),
-        plateau=Plateau.start(),
+    return _copied(
+        State(
+            step=zero,
+            params=params,
+            opt_state=optimizer.init(params),
+            average=params if averaged else None,
+            best=params if validated else None,
+            best_loss=jnp.asarray(jnp.inf, float),
+            since_best=zero,
+            validated=zero - 1,
+            num_skipped=zero,
+            failing=jnp.zeros(()),
+            plateau=Plateau.start(),
+        )
     )
-    # Every call overwrites the state: it may share no array with the caller, nor within itself.
-    return jax.tree.map(lambda leaf: jnp.array(leaf, dtype=jnp.asarray(leaf).dtype), state)
+
+
+@jax.jit
+def _copied(state: State) -> State:
+    """The same: every call overwrites it, and it may share no array with others, nor in itself."""
+    return jax.tree.map(lambda leaf: jnp.array(leaf, dtype=leaf.dtype), state)
 
 
 def reasons(state: State, task: Task) -> dict[str, jax.Array]:

@@ -41,7 +41,7 @@ def replicate(tree: Any, mesh: Mesh) -> Any:
     """A pytree of arrays and random keys on every device of the mesh."""
 
     def put(leaf: Any) -> jax.Array:
-        if jnp.issubdtype(jnp.asarray(leaf).dtype, jax.dtypes.prng_key):
+        if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             numbers = put(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
         return _put(leaf, NamedSharding(mesh, PartitionSpec()))
@@ -99,7 +99,7 @@ def gather(tree: Any, mesh: Mesh) -> Any:
 
 def _unbound(leaf: jax.Array) -> jax.Array:
     is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-    return leaf if is_key else jnp.asarray(np.asarray(leaf))
+    return leaf if is_key else jax.device_put(np.asarray(leaf))
 
 
 @functools.lru_cache
