@@ -78,6 +78,7 @@ def main() -> None:
                 warnings.simplefilter("ignore")  # the verdicts are what is measured
                 row = run(name, seed)
             rows.append(row)
+            jax.clear_caches()  # thousands of programs are more than a process may hold
             off = "" if row["log evidence off"] is None else f"{row['log evidence off']:8.4f}"
             print(
                 f"{name:40s} {seed} {row['seconds']:6.1f} s  log evidence off {off} "

@@ -110,7 +110,7 @@ def test_nuts_without_blackjax_says_what_to_install(off_target, monkeypatch):
         (lambda p: p.refine("gibbs", seed=KEY), "method must be one of"),
         (lambda p: p.refine(seed=KEY, num_samples=0), "num_samples must be at least 1"),
         (lambda p: p.refine(seed=KEY, num_chains=0), "num_chains must be at least 1"),
-        (lambda p: p.refine("nuts", seed=KEY, num_warmup=-1), "num_warmup must be at least 0"),
+        (lambda p: p.refine("nuts", seed=KEY, num_warmup=0), "num_warmup must be at least 1"),
         (lambda p: p.expectation(jnp.sum, seed=KEY, num_samples=1), "num_samples must be at least"),
         (lambda p: p.resample(seed=0), "seed must be a JAX random key"),
     ],
@@ -172,6 +172,18 @@ def test_no_start_is_the_flow_as_it_is():
     posterior = posterior_of(far_and_wide, start=None)
     assert not posterior.diagnostics.trustworthy
     assert jax.tree.structure(posterior.flow) == jax.tree.structure(NORMAL)
+
+
+def test_nuts_is_refused_where_the_flow_has_a_support():
+    flow = flows.Flow(flows.StandardNormal(1), flows.bijectors.Reverse(1), flows.supports.positive)
+    target = lambda theta: -0.5 * jnp.sum(((theta - 0.3) / 0.5) ** 2)
+    posterior = posterior_of(target, flow)
+    with pytest.raises(ValueError, match=r"needs a flow on all of R\^D"):
+        posterior.refine("nuts", seed=KEY)
+    truth = 0.3 + 0.5 * 0.4592  # of the normal cut at 0
+    mean = posterior.expectation(lambda theta: theta[0], seed=KEY)
+    assert abs(mean.value - truth) < 4 * mean.standard_error
+    assert abs(posterior.refine(seed=KEY).draws.mean() - truth) < 0.03
 
 
 def test_a_flow_with_a_support_has_no_laplace_start():

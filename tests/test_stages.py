@@ -1,5 +1,6 @@
 """What `fit_posterior` does by need: stages of training, draws that reach further, searches."""
 
+import dataclasses
 import warnings
 
 import jax
@@ -10,6 +11,7 @@ from flax import nnx
 from helpers import perturbed
 
 import flows
+from flows.variational import stages
 from flows.variational import start as starts
 from flows.variational.diagnostics import judge
 from flows.variational.laplace import laplace_fits
@@ -131,6 +133,40 @@ def test_draws_that_reach_further_find_the_tails_that_q_lacks():
     assert any("change a deviation" in reason for reason in diagnostics.reasons)
     assert any("miss" in reason for reason in diagnostics.reasons)
     assert abs(diagnostics.log_evidence.value) < 4 * diagnostics.log_evidence.standard_error + 0.05
+
+
+def test_nan_where_only_the_wider_draws_go_is_no_mass():
+    normal = lambda x: jax.scipy.stats.norm.logpdf(x).sum()
+    target = jax.tree_util.Partial(lambda x: jnp.where(jnp.abs(x[0]) > 4.5, jnp.nan, normal(x)))
+    flow = flows.Flow(flows.StandardNormal(1), flows.bijectors.Reverse(1))
+    evidence = judge(flow, target, KEY, 128).log_evidence
+    assert abs(evidence.value - np.log1p(-6.8e-6)) < 4 * evidence.standard_error + 1e-6
+
+
+def test_a_coordinate_that_cannot_be_resolved_is_said_to_be():
+    flow = flows.Flow(flows.DiagonalNormal(2), flows.bijectors.Reverse(2))
+    flow.base.loc[...] = jnp.array([0.0, 1e6])
+    flow.base.log_scale[...] = jnp.array([0.0, -10.0])
+    target = jax.tree_util.Partial(lambda x: -0.5 * x[1] ** 2)
+    assert any("100%" in reason for reason in judge(flow, target, KEY, 128).reasons)
+
+
+@pytest.mark.parametrize("stage", ["ELBO", "forward KL"])
+def test_ctrl_c_ends_all_stages(monkeypatch, stage):
+    """No other stage begins, and the result says that it was interrupted."""
+    train, begun = stages.train, []
+
+    def interrupted(*arguments, description, **options):
+        begun.append(description)
+        result = train(*arguments, description=description, **options)
+        reason = "interrupted" if description == stage else result.stop_reason
+        return dataclasses.replace(result, stop_reason=reason)
+
+    monkeypatch.setattr(stages, "train", interrupted)
+    target = lambda x: -jnp.sum(jnp.log1p(x**2 / 3)) * 2
+    posterior = fitted(target, flow=wide_flow(), start=None, num_steps=5)
+    assert posterior.stop_reason == "interrupted"
+    assert begun[-1] == stage
 
 
 def test_the_error_of_the_evidence_covers_it():

@@ -28,9 +28,8 @@ class Flow(Distribution):
     `flows.supports.NUM_CELL_POINTS` points of the cell.
 
     A flow is a `distrax.Distribution`, an `nnx.Module` and a pytree: give it to `jax.jit`,
-    `jax.vmap` and `jax.grad` as an argument, or to `nnx.split`. It is not a subclass of
-    `distrax.Transformed`, whose `kl_divergence` takes two flows of one architecture for equal
-    whatever their weights, and whose cached shapes make `jit` retrace.
+    `jax.vmap` and `jax.grad` as an argument, or to `nnx.split`. It is no `distrax.Transformed`: the
+    `kl_divergence` of these takes flows of one architecture for equal, and `jit` retraces them.
 
     Args:
         base: A `flows.distributions.Distribution` over noise, without a context.

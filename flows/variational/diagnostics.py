@@ -78,7 +78,7 @@ class Diagnostics:
                 self.mean_shift > MEAN_LIMIT
             ),
             f"weights change a deviation by {self.sd_shift:.0%}": self.sd_shift > SD_LIMIT,
-            f"its draws miss {self._missing:.1%} of the evidence": self._missing > 0,
+            f"its draws miss {self._missing:.1%} of the evidence": not self._missing <= 0,
             "the target has modes that q lacks": bool(self.lost_modes),
         }
         return [reason for reason, holds in reasons.items() if holds]
@@ -116,7 +116,7 @@ class Diagnostics:
         if self.missed is None:
             return 0.0
         nats, error = float(self.missed.value), float(self.missed.standard_error)
-        return 1 - np.exp(-nats) if nats > max(MISSED_LIMIT, ERRORS * error) else 0.0
+        return 0.0 if nats <= max(MISSED_LIMIT, ERRORS * error) else 1 - np.exp(-nats)
 
     def __str__(self) -> str:
         reasons = "; ".join(self.reasons)
@@ -199,11 +199,10 @@ def _log_evidence(draws: WeightedDraws) -> Estimate:
     left. Source: Owen & Zhou 2000, J. Am. Stat. Assoc. 95 (449).
     """
     log_weights = draws.log_p - draws.log_r
-    known = log_weights < np.inf  # without NaN
-    top = log_weights[known].max()
-    weights = np.exp(log_weights[known] - top)
-    control = np.exp(draws.log_q - draws.log_r)[known]
-    control -= control.mean() if not known.all() else 1.0
+    log_weights = np.where(log_weights < np.inf, log_weights, -np.inf)  # NaN is no mass
+    top = log_weights.max()
+    weights = np.exp(log_weights - top)
+    control = np.nan_to_num(np.exp(draws.log_q - draws.log_r) - 1)
     slope = np.cov(weights, control)[0, 1] / max(control.var(ddof=1), 1e-12)
     return _log_mean(top, weights - slope * control)
 
@@ -229,7 +228,7 @@ def _shifts(x: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
     own = x[:NUM_DRAWS][known[:NUM_DRAWS]]
     x, weights = x[known], weights[known]
     mean, sd = own.mean(axis=0), own.std(axis=0)
-    z = (x - mean) / sd
+    z = (x - mean) / np.where(sd > 0, sd, 1.0)  # draws all alike change by 100 %
     moved = weights @ z
     changed = np.sqrt(weights @ (z - moved) ** 2) - 1
     return float(np.abs(moved).max()), float(np.abs(changed).max())

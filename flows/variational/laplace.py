@@ -103,7 +103,9 @@ def laplace_fits(log_density: Callable[[jax.Array], jax.Array], starts: jax.Arra
         eigenvalues, vectors = jnp.linalg.eigh(scale[:, None] * precision * scale)
         curvature = jnp.maximum(jnp.abs(eigenvalues), 1e-6)
         directions = vectors * jax.lax.rsqrt(curvature)
-        directions *= _shrinkage(log_density, mode, scale[:, None] * directions)
+        flattest = jnp.argsort(curvature)[:FLATTEST]
+        shrinkage = _shrinkage(log_density, mode, scale[:, None] * directions[:, flattest])
+        directions = directions.at[:, flattest].multiply(shrinkage)
         # R'R is the inverse of the scaled precision, whose square float32 could not hold.
         upper = jnp.linalg.qr(directions.T, mode="r")
         factor = (upper * jnp.where(jnp.diagonal(upper) < 0, -1.0, 1.0)[:, None]).T
@@ -122,19 +124,17 @@ def laplace_fits(log_density: Callable[[jax.Array], jax.Array], starts: jax.Arra
 def _shrinkage(
     log_density: Callable[[jax.Array], jax.Array], mode: jax.Array, directions: jax.Array
 ) -> jax.Array:
-    """How much shorter than the curvature says deviations [D, D] are, of the longest columns.
+    """How much shorter than the curvature says deviations are: columns of `directions` [D, n].
 
     Along a ring, a valley or up to a bound the curvature is none, and yet the density falls: what
     counts is that it has not fallen by more than MOST_FALL where the deviation ends.
     """
-    longest = jnp.argsort(-jnp.linalg.norm(directions, axis=0))[:FLATTEST]
     factors = 4.0 ** -jnp.arange(NUM_FACTORS)
-    steps = factors[:, None, None] * directions[:, longest].T  # [factor, direction, D]
+    steps = factors[:, None, None] * directions.T  # [factor, direction, D]
     both = jnp.stack([mode + steps, mode - steps]).reshape(-1, mode.size)
     value = jax.lax.map(log_density, both, batch_size=BATCH).reshape(2, NUM_FACTORS, -1).mean(0)
     flat = log_density(mode) - value < MOST_FALL
-    first = jnp.where(flat.any(axis=0), flat.argmax(axis=0), 0)
-    return jnp.ones(mode.size, mode.dtype).at[longest].set(factors[first])
+    return factors[jnp.where(flat.any(axis=0), flat.argmax(axis=0), 0)].astype(mode.dtype)
 
 
 @jax.jit

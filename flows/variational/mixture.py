@@ -62,7 +62,7 @@ def fitted(
     Cost: NUM_ROUNDS NUM_DRAWS evaluations of the target, and as many times K D^2.
     """
 
-    def round_(mixture: Mixture, key: jax.Array) -> tuple[Mixture, tuple[Mixture, jax.Array]]:
+    def round_(mixture: Mixture, key: jax.Array) -> tuple[Mixture, jax.Array]:
         share = (1 - SPARE) * jnp.exp(mixture.log_share) + SPARE / len(mixture.log_share)
         mixture = mixture._replace(log_share=jnp.log(share))
         x = _draws(mixture, key)
@@ -73,11 +73,12 @@ def fitted(
         w = jnp.exp(jnp.minimum(log_w - log_mean, 0.5 * jnp.log(NUM_DRAWS)))
         ess = jnp.exp(2 * logsumexp(log_w) - logsumexp(2 * log_w))
         mass = jax.nn.softmax(log_each, axis=1) * (w / w.sum())[:, None]  # [n, K]
-        new = _moments(mixture, x, mass)
-        return new, (new, ess)
+        moved = _moments(mixture, x, mass)
+        new = jax.tree.map(lambda a, b: jnp.where(jnp.isfinite(log_mean), a, b), moved, mixture)
+        return new, ess
 
     keys = jax.random.split(key, NUM_ROUNDS)
-    last, (_, ess) = jax.lax.scan(round_, mixture, keys)
+    last, ess = jax.lax.scan(round_, mixture, keys)
     return last, ess[-1]
 
 

@@ -86,4 +86,5 @@ def forward_kl(
     log_w = jnp.where(jnp.isfinite(log_w), log_w, -jnp.inf)
     log_mean = jax.nn.logsumexp(log_w) - jnp.log(num_samples)
     w = jnp.exp(jnp.minimum(log_w - log_mean, 0.5 * jnp.log(num_samples)))
+    x = jnp.where(w[:, None] > 0, x, x[w.argmax()])  # log q may not be finite at the others
     return -jax.lax.stop_gradient(w / w.mean()) * flow.log_prob(jax.lax.stop_gradient(x))

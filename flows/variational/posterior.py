@@ -26,9 +26,11 @@ class Posterior(Outcome):
 
     Attributes:
         flow: q, a distribution on R^D.
-        target: log p of one point [D], up to a constant, as it was given to `fit_posterior`.
-        losses: What was minimised in every step, in nats.
-        history: {"elbo": ...}, the ELBO estimate of every step.
+        target: log p of one point [D], up to a constant: what was given to `fit_posterior`, traced.
+        losses: Minus the ELBO estimate of every step of the first stage, in nats; none where the
+            start was exact.
+        history: {"elbo": ...}, the ELBO estimate of every step, and {"cross_entropy": ...}, what
+            the second stage minimised, where there was one.
         diagnostics: ELBO, log evidence, effective sample size and k-hat on fresh draws, and modes
             that q has lost.
     """
@@ -109,9 +111,10 @@ class Posterior(Outcome):
         Args:
             method: "imh", independent Metropolis-Hastings: draws of q are proposed; it costs no
                 gradients, moves between modes, and sticks where weights are large. "nuts", the
-                no-U-turn sampler in the space of q's noise, where the target is nearly normal
-                (Hoffman et al. 2019, arXiv:1903.03704); it goes where q has no draws, and seldom
-                to another mode. It needs blackjax: `pip install "flows-jax[mcmc]"`.
+                no-U-turn sampler in the space of q's noise, where the target is nearly the base,
+                with one mode nearly normal (Hoffman et al. 2019, arXiv:1903.03704); it goes where
+                q has no draws, and seldom to another mode. It needs blackjax:
+                `pip install "flows-jax[mcmc]"`.
             seed: Random key.
             num_samples: Draws of each chain.
             num_warmup: Steps before them, in which "nuts" adapts; none are needed by "imh".
@@ -122,11 +125,14 @@ class Posterior(Outcome):
 
         Raises:
             ImportError: "nuts" without blackjax.
+            ValueError: "nuts" of a flow with a support, or no number is as it must be.
         """
         _checks.one_of("method", method, ("imh", "nuts"))
         for name, size in (("num_samples", num_samples), ("num_chains", num_chains)):
             _checks.positive_int(name, size)
-        _checks.positive_int("num_warmup", num_warmup, least=0)
+        _checks.positive_int("num_warmup", num_warmup)
+        if method == "nuts" and self.flow.support is not None:
+            raise ValueError('method="nuts" needs a flow on all of R^D, and flow has a support.')
         start_key, chain_key = jax.random.split(_checks.prng_key("seed", seed))
         start = self.resample(seed=start_key, sample_shape=(num_chains,))
         if method == "imh":

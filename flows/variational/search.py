@@ -66,7 +66,8 @@ def unexplained(
 
     Cost: POOL evaluations of the target and of the model.
     """
-    excess = jax.lax.map(target, points, batch_size=BATCH) - model.log_prob(points)
+    beside = lambda x: target(x) - model.log_prob(x[None])[0]
+    excess = jax.lax.map(beside, points, batch_size=BATCH)
     excess = jnp.where(jnp.isfinite(excess), excess, -jnp.inf).reshape(-1, GROUPS)
     _, best = jax.lax.top_k(excess.T, NUM_STARTS // 2 // GROUPS)
     return points.reshape(-1, GROUPS, points.shape[1])[best, jnp.arange(GROUPS)[:, None]].reshape(

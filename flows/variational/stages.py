@@ -124,12 +124,13 @@ class Stages:
             )
         except NonFiniteError:
             return first
+        interrupted = result.stop_reason == "interrupted"
         history = first.history | {"cross_entropy": result.losses}
         second = self._judged(
             result.module,
             losses=first.losses,
             history=history,
-            stop_reason=first.stop_reason,
+            stop_reason="interrupted" if interrupted else first.stop_reason,
             num_skipped=first.num_skipped + result.num_skipped,
         )
         return _better(second, first)

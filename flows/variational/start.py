@@ -119,7 +119,7 @@ def _fitted(
 ) -> Mixture | None:
     """The modes' own mass and shape; None where it is that of one mode, or cannot be told."""
     mixture, ess = fitted(target, _evenly(known), key)
-    if ess < LEAST_ESS:
+    if not ess >= LEAST_ESS:
         return None
     share = np.exp(np.asarray(mixture.log_share, float))
     kept: list[int] = []

@@ -75,7 +75,10 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     usable = log_weights < np.inf  # not NaN either
     log_weights = np.where(usable, log_weights, -np.inf)
     if usable.sum() < 2 or not np.isfinite(log_weights).any():
-        raise ValueError(f"Of {len(log_weights)} log weights, none or one is finite.")
+        raise ValueError(
+            f"Of {len(log_weights)} log weights, none or one is finite: the target has no mass "
+            "where the draws of the flow are."
+        )
     top = log_weights.max()
     weights = np.exp(log_weights - top)
     tail = np.sort(log_weights)[-max(5, int(3 * np.sqrt(len(log_weights)))) :]
