@@ -13,6 +13,7 @@ from flows.bijectors.linear import product
 
 APART = 3.0  # standard deviations between two modes
 NEGLIGIBLE = 50.0  # nats
+SADDLE = -0.1  # least eigenvalue of a precision of unit diagonal where the density has no top
 NUM_ITERATIONS = 200
 MOST_DIMENSIONS = 200  # in which more modes are looked for: each costs a Hessian
 NUM_DRAWS = 256  # to compare the candidates' ELBOs
@@ -26,7 +27,7 @@ class LaplaceFits(NamedTuple):
     Attributes:
         loc: The modes [K, D].
         scale_tril: Cholesky factors [K, D, D] of the covariances, (-Hessian)^-1.
-        log_mass: Log of the target's mass near each, if it were the Gaussian [K].
+        log_mass: Log of the target's mass near each, if it were the Gaussian [K]; -inf at saddles.
     """
 
     loc: Any
@@ -115,6 +116,7 @@ def laplace_fits(log_density: Callable[[jax.Array], jax.Array], starts: jax.Arra
         heights = jax.lax.map(log_density, both)
         best = jnp.where(heights[1] > heights[0], 1, 0)  # the climb may not have arrived
         log_mass = heights[best] + jnp.log(jnp.diagonal(scale_tril)).sum()
+        log_mass = jnp.where(eigenvalues[0] < SADDLE, -jnp.inf, log_mass)
         return LaplaceFits(both[best], scale_tril, log_mass)
 
     modes = jax.vmap(lambda start: _climb(log_density, start))(starts)
