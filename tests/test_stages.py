@@ -191,6 +191,14 @@ def test_a_deviation_is_no_longer_than_the_density_falls():
         assert 0.7 < long < 5
 
 
+def test_where_a_climb_ends_between_two_modes_there_is_none():
+    between = jax.tree_util.Partial(
+        lambda x: jnp.logaddexp(*(-0.5 * jnp.sum((x - m) ** 2) for m in (-3.0, 3.0)))
+    )
+    fits = laplace_fits(between, jnp.array([[0.0, 0.0], [2.0, 3.0]]))
+    np.testing.assert_array_equal(np.isfinite(fits.log_mass), [False, True])
+
+
 def two_scales(share, distance):
     """A wide normal in four dimensions, and a narrow one that hides beside it."""
 

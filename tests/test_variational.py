@@ -161,6 +161,14 @@ def test_a_posterior_not_to_be_trusted_is_warned_about():
         flows.fit_posterior(heavy, event_size=1, key=KEY, num_steps=50, progress=False)
 
 
+def as_it_is(target, flow):
+    """The flow, neither whitened nor trained, as a posterior of the target."""
+    return flows.fit_posterior(
+        target, flow=flow, key=KEY, num_steps=1, optimizer=optax.sgd(0.0), start=None,
+        progress=False,
+    )  # fmt: skip
+
+
 def two_normals(loc, scale, share):
     """Two unit normals in 2-D, in other units: at 0 and at 10 in both coordinates."""
     loc, scale, share = map(jnp.asarray, (loc, scale, share))  # one program for all of them
@@ -232,15 +240,7 @@ def test_a_mode_that_the_posterior_lost_is_named(loc, scale, share):
     base.log_scale[...] = jnp.full(2, jnp.log(scale))
     flow = flows.Flow(base, flows.bijectors.Reverse(2))
     with pytest.warns(UserWarning, match="the target has modes that q lacks"):
-        posterior = flows.fit_posterior(
-            target,
-            flow=flow,
-            key=KEY,
-            num_steps=1,
-            optimizer=optax.sgd(0.0),
-            start=None,
-            progress=False,
-        )
+        posterior = as_it_is(target, flow)
     (lost,) = posterior.diagnostics.lost_modes
     np.testing.assert_allclose(lost.location, loc + 10 * scale, atol=0.1 * scale)
     assert lost.share == pytest.approx(share, abs=0.02)
@@ -256,15 +256,7 @@ def test_modes_that_a_flow_of_ones_own_covers_are_not_lost(kept, share):
     target = two_normals(0.0, 1.0, share)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        posterior = flows.fit_posterior(
-            target,
-            flow=flow,
-            key=KEY,
-            num_steps=1,
-            optimizer=optax.sgd(0.0),
-            start=None,
-            progress=False,
-        )
+        posterior = as_it_is(target, flow)
     lost = len(kept) == 1 and share > 0.01
     assert len(posterior.diagnostics.lost_modes) == lost
     assert posterior.diagnostics.trustworthy == (not lost)

@@ -192,8 +192,7 @@ def _begun(
 def _joined(fits: LaplaceFits, target: Program, lost: tuple[LostMode, ...]) -> LaplaceFits:
     """The Gaussians, and those at the lost modes."""
     locations = np.stack([mode.location for mode in lost]).astype(fits.loc.dtype)
-    more = laplace_fits(target, np.resize(locations, (NUM_STARTS, locations.shape[1])))
-    return LaplaceFits(*(np.concatenate(parts) for parts in zip(fits, more, strict=True)))
+    return fits.joined(laplace_fits(target, np.resize(locations, (NUM_STARTS, locations.shape[1]))))
 
 
 def _with_lost_modes(posterior: Posterior, fits: LaplaceFits | None, key: jax.Array) -> Posterior:

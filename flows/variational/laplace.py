@@ -34,6 +34,10 @@ class LaplaceFits(NamedTuple):
     scale_tril: Any
     log_mass: Any
 
+    def joined(self, others: "LaplaceFits") -> "LaplaceFits":
+        """These and others, on the host."""
+        return LaplaceFits(*(np.concatenate(parts) for parts in zip(self, others, strict=True)))
+
     def apart(self, i: int, j: int) -> bool:
         """Whether modes i and j are some standard deviations apart, of either."""
         step = np.asarray(self.loc[i] - self.loc[j], float)

@@ -69,8 +69,7 @@ def lost_modes(
         return None
     starts_key, draws_key = jax.random.split(key)
     draws, chosen = _pool(flow, target, starts_key)
-    more = laplace_fits(target, np.concatenate([spread_out(draws), chosen]))
-    fits = LaplaceFits(*(np.concatenate(parts) for parts in zip(fits, more, strict=True)))
+    fits = fits.joined(laplace_fits(target, np.concatenate([spread_out(draws), chosen])))
     near, explained, ess = (
         np.asarray(part, float)
         for part in _evidence_near(flow, target, fits, log_evidence, draws_key)

@@ -104,8 +104,7 @@ def _mixture_of_modes(
         if before == 0 or known.loc.shape[1] > MOST_DIMENSIONS:
             return None
         more = laplace_fits(target, _starts_among(target, known, search))
-        both = (np.concatenate(parts) for parts in zip(known, more, strict=True))
-        known = LaplaceFits(*both).distinct(MOST_MODES)
+        known = known.joined(more).distinct(MOST_MODES)
         if i == 0 and len(known.loc) < 2:
             return None
         in_vain = in_vain + 1 if len(known.loc) == before else 0
