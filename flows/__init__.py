@@ -4,7 +4,7 @@ from flows import bijectors, conditioners, distributions, divergences, supports,
 from flows._version import __version__
 from flows.architectures import gaussianization, iaf, maf, ncsf, nsf, real_nvp
 from flows.density import FitResult, fit, fit_ensemble
-from flows.distillation import DistillReport, DistillResult, distill
+from flows.distillation import DistillReport, DistillResult, distill, iaf_like
 from flows.distributions import (
     CircularUniform,
     DiagonalNormal,
@@ -42,6 +42,7 @@ __all__ = [
     "fit_posterior",
     "gaussianization",
     "iaf",
+    "iaf_like",
     "load",
     "maf",
     "ncsf",

@@ -108,3 +108,37 @@ def losses(histories: Mapping[str, Mapping[str, Any]]) -> Figure:
         axis.legend(fontsize=8, frameon=False)
     figure.tight_layout()
     return figure
+
+
+def distillation(report: Any) -> Figure:
+    """How far a student is from its teacher, draw by draw, and how fast both are.
+
+    Args:
+        report: A `flows.DistillReport`.
+
+    Returns:
+        The figure: the share of the draws of each whose log densities differ by more than so many
+        nats, and draws a second against the number drawn at once.
+    """
+    figure, (tail, speed) = plt.subplots(1, 2, figsize=(9, 3.4))
+    estimates = report.kl_student_teacher, report.kl_teacher_student
+    names = "KL(student || teacher)", "KL(teacher || student)"
+    for ratios, estimate, name, colour in zip(
+        report.log_ratios, estimates, names, COLOURS, strict=False
+    ):
+        sizes = np.sort(np.abs(ratios[np.isfinite(ratios)]))[::-1]
+        shares = (np.arange(len(sizes)) + 1) / len(ratios)
+        tail.loglog(sizes, shares, color=colour, label=f"{name} = {estimate}")
+    tail.set_xlabel("|log teacher - log student| in nats, or more")
+    tail.set_ylabel("share of the draws")
+    batches = [timing.num_draws for timing in report.timings]
+    for name, colour in zip(("teacher", "student"), COLOURS, strict=False):
+        rates = [timing.num_draws / getattr(timing, name) for timing in report.timings]
+        speed.loglog(batches, rates, "o-", color=colour, label=name)
+    speed.set_xlabel("draws at once")
+    speed.set_ylabel("draws a second")
+    for axis in (tail, speed):
+        axis.legend(fontsize=8, frameon=False)
+    figure.suptitle(report.verdict, fontsize=10)
+    figure.tight_layout()
+    return figure

@@ -23,7 +23,7 @@ ALLOWED = {
     "variational": {"architectures", "bijectors", "distributions", "divergences", "training"},
     "distillation": {
         "architectures", "bijectors", "conditioners", "density", "distributions", "divergences",
-        "supports", "training", "variational",
+        "plotting", "supports", "training", "variational",
     },
     "frames": set(),
     "plotting": set(),

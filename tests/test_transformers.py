@@ -13,7 +13,7 @@ from helpers import jacobians, normals, perturbed
 import flows
 from flows import bijectors as fb
 from flows.conditioners import circle
-from flows.distillation.layerwise import iaf_twin, matching_loss, same_layout
+from flows.distillation.layerwise import is_layered, matching_loss
 
 KEY = jax.random.key(0)
 
@@ -289,11 +289,12 @@ def test_layers_of_any_transformer_match_where_they_are_the_same_map():
         hidden_sizes=(4,),
         transformer=fb.RationalQuadraticSpline(5),
         rngs=nnx.Rngs(0),
-    ).bijector
+    )
+    iaf = flows.iaf_like(maf, num_passes=0, rngs=nnx.Rngs(1))
     constant = lambda b: jax.tree.map(  # without inputs, MAF and IAF networks are alike
         lambda a: jnp.broadcast_to(0.1 * jnp.arange(a.shape[-1]), a.shape) * (a.ndim == 2), b
     )
-    maf, iaf = constant(maf), constant(iaf_twin(maf, nnx.Rngs(1)))
+    maf, iaf = constant(maf.bijector), constant(iaf.bijector)
     x = jax.random.normal(KEY, (50, 2))
     np.testing.assert_allclose(maf.inverse(x), iaf.inverse(x), atol=1e-5)
     np.testing.assert_allclose(matching_loss(maf, iaf, x, None)[1], 0, atol=1e-4)
@@ -317,11 +318,13 @@ class Scaled(fb.Transformer):
         return x, jnp.broadcast_to(-jnp.log(self.scale[...]), x.shape)
 
 
-def test_a_twin_keeps_the_arrays_of_a_transformer():
-    maf = flows.maf(2, num_layers=2, transformer=Scaled(jnp.array(2.0)), rngs=nnx.Rngs(0)).bijector
-    twin = iaf_twin(maf, nnx.Rngs(1))
-    assert same_layout(maf, twin)
-    np.testing.assert_array_equal(twin.layers.bijectors[0].transformer.scale[...], [2.0, 2.0])
+def test_a_student_like_a_maf_keeps_the_arrays_of_a_transformer():
+    maf = flows.maf(2, num_layers=2, transformer=Scaled(jnp.array(2.0)), rngs=nnx.Rngs(0))
+    like = flows.iaf_like(maf, rngs=nnx.Rngs(1)).bijector
+    assert is_layered(maf.bijector, like)
+    layer = like.layers.bijectors[0]
+    for transformer in (layer.transformer, layer.conditioner.transformer):
+        np.testing.assert_array_equal(transformer.scale[...], [2.0, 2.0])
 
 
 @pytest.mark.slow
@@ -343,11 +346,11 @@ def test_splines_are_distilled_layer_by_layer(transformer, options):
             **options,
         ),
     )
-    result = flows.distill(teacher, key=KEY, num_steps=1500, progress=False)
+    untrained = flows.iaf_like(teacher, num_passes=1, rngs=nnx.Rngs(1))
+    result = flows.distill(teacher, untrained, key=KEY, num_steps=1500, progress=False)
     layer = result.student.bijector.layers.bijectors[0]
     assert isinstance(layer, fb.MaskedAutoregressive)
     assert type(layer.transformer) is type(transformer)
-    untrained = flows.Flow(teacher.base, iaf_twin(teacher.bijector, nnx.Rngs(1)))
     before = flows.divergences.kl(untrained, teacher, key=KEY).value
     after = result.report.kl_student_teacher.value
     assert after < 0.2 * before

@@ -1,7 +1,8 @@
 """Invertible maps with log-determinants. `forward` runs from noise to data."""
 
+from flows._buffers import Buffer
 from flows.bijectors.autoregressive import MaskedAutoregressive
-from flows.bijectors.base import Bijector, Buffer
+from flows.bijectors.base import Bijector
 from flows.bijectors.blocks import Blocks
 from flows.bijectors.composition import Chain, Composite, Inverse, Stack
 from flows.bijectors.contexts import Conditioned, StandardizedContext

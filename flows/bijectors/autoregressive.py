@@ -94,6 +94,17 @@ class MaskedAutoregressive(Bijector):
             )
         return jnp.broadcast_to(params, (*x.shape[:-1], *size))
 
+    @property
+    def univariate(self) -> tuple[Transformer, int]:
+        return self.transformer, self.event_size
+
+    def parameters_at(
+        self, x: jax.Array, y: jax.Array, context: jax.Array | None
+    ) -> list[jax.Array]:
+        if hasattr(self.conditioner, "attempts"):
+            return self.conditioner.attempts(x, context)
+        return [self.parameters(x, context)]
+
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:

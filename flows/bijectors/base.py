@@ -5,23 +5,11 @@ import abc
 import distrax
 import jax
 import jax.numpy as jnp
-from flax import nnx
 
 from flows import _checks
 from flows._recipes import Recorded
 from flows.bijectors.compiled import compiled
-
-
-class Buffer(nnx.Variable):
-    """A constant array: part of a module's state, saved with it, never trained.
-
-    Buffers are floating-point, so that `jax.grad` over a whole flow works; reading one through
-    `constant` stops the gradient, so that it is exactly zero.
-    """
-
-    def constant(self) -> jax.Array:
-        """The array, with its gradient stopped."""
-        return jax.lax.stop_gradient(self[...])
+from flows.bijectors.transformers.base import Transformer
 
 
 class Bijector(Recorded, distrax.Bijector):
@@ -88,6 +76,20 @@ class Bijector(Recorded, distrax.Bijector):
         self, y: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
         """Computes x = f^-1(y) and log|det J(f^-1)(y)|; y has the full batch shape."""
+
+    @property
+    def univariate(self) -> tuple[Transformer, int] | None:
+        """T, if y_i = T(x_i; theta_i) for the last K coordinates and y_i = x_i for the rest; and K.
+
+        Then `parameters_at` gives theta.
+        """
+        return None
+
+    def parameters_at(
+        self, x: jax.Array, y: jax.Array, context: jax.Array | None
+    ) -> list[jax.Array]:
+        """Theta [..., K, num_params] where y = f(x), after attempts at it if there are any."""
+        raise NotImplementedError(f"{self.name} has no univariate maps.")
 
     def forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None = None

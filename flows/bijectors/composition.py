@@ -11,6 +11,7 @@ from flax import nnx
 from flows import _checks
 from flows._recipes import Factory, recipe_of
 from flows.bijectors.base import Bijector, require_bijector
+from flows.bijectors.transformers import Transformer
 
 Apply = Callable[..., tuple[jax.Array, jax.Array]]
 """Maps (x, context, part) to the mapped x and a term, such as a log-determinant."""
@@ -226,6 +227,16 @@ class Inverse(Bijector):
 
     def composed_of(self) -> tuple[Bijector, ...]:
         return tuple(Inverse(layer) for layer in reversed(self.bijector.composed_of()))
+
+    @property
+    def univariate(self) -> tuple[Transformer, int] | None:
+        inverse = self.bijector.univariate
+        return None if inverse is None else (inverse[0].inverted(), inverse[1])
+
+    def parameters_at(
+        self, x: jax.Array, y: jax.Array, context: jax.Array | None
+    ) -> list[jax.Array]:
+        return self.bijector.parameters_at(y, x, context)
 
     def _forward_and_log_det(
         self, x: jax.Array, context: jax.Array | None

@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from flows.bijectors.base import Bijector, Buffer, require_bijector
+from flows._buffers import Buffer
+from flows.bijectors.base import Bijector, require_bijector
 from flows.bijectors.composition import Apply, Composite
 
 

@@ -72,17 +72,29 @@ class Coupling(Bijector):
     ) -> tuple[jax.Array, jax.Array]:
         return self._map(self.transformer.inverse_and_log_det, y, context)
 
+    @property
+    def univariate(self) -> tuple[Transformer, int]:
+        return self.transformer, self.event_size - self.num_passed
+
+    def parameters_at(
+        self, x: jax.Array, y: jax.Array, context: jax.Array | None
+    ) -> list[jax.Array]:
+        return [self._parameters(x, context)]
+
     def _map(self, transform, x: jax.Array, context: jax.Array | None):
         passed, rest = x[..., : self.num_passed], x[..., self.num_passed :]
-        params = self.conditioner(passed, context)
-        num_params = self.transformer.num_params
-        size = rest.shape[-1] * num_params
+        mapped, log_det = transform(rest, self._parameters(x, context))
+        return jnp.concatenate([passed, mapped], axis=-1), log_det.sum(axis=-1)
+
+    def _parameters(self, x: jax.Array, context: jax.Array | None) -> jax.Array:
+        """Those of the coordinates that are mapped [..., D - D // 2, num_params]."""
+        params = self.conditioner(x[..., : self.num_passed], context)
+        num_params, num_mapped = self.transformer.num_params, self.event_size - self.num_passed
+        size = num_mapped * num_params
         if params.shape[-1:] != (size,):
             raise ValueError(
                 f"conditioner must give parameters [..., {size}] for {self.name}, got shape "
                 f"{params.shape}."
             )
         params = jnp.broadcast_to(params, (*x.shape[:-1], size))
-        params = params.reshape(*rest.shape, num_params)
-        mapped, log_det = transform(rest, params)
-        return jnp.concatenate([passed, mapped], axis=-1), log_det.sum(axis=-1)
+        return params.reshape(*x.shape[:-1], num_mapped, num_params)

@@ -46,9 +46,11 @@ def inverse_parameters(
         context: Contexts [N, context_size] or [1, context_size], or None.
     """
     if method == "jacobi":
-        start = jnp.zeros((*y.shape, transformer.num_params), y.dtype)
         update = lambda theta: _update(theta, network, transformer, y, context)
-        return _iterate(update, start, y.shape[-1])
+        start = jnp.zeros((*y.shape, transformer.num_params), y.dtype)
+        if hasattr(network, "start_of_inverse"):
+            start = jnp.broadcast_to(network.start_of_inverse(y, context), start.shape)
+        return _iterate(update, start, y.shape[-1], unit=1.0)
 
     coordinates = y.T
 
@@ -92,16 +94,17 @@ def _jacobi_solves(event_size: int) -> tuple[Callable, Callable]:
     return solve, solve
 
 
-def _iterate(update: Callable, start: jax.Array, event_size: int) -> jax.Array:
+def _iterate(update: Callable, start: jax.Array, event_size: int, unit: float = 0.0) -> jax.Array:
     """Repeats v <- update(v), exact after `event_size` times, until v moves by rounding only.
 
-    The test is relative, entry by entry, so that it holds for cotangents of any scale.
+    The test is relative, entry by entry, so that it holds for cotangents of any scale; where
+    entries have a scale of their own, the `unit`, smaller ones count as if they were as large.
     """
     tolerance = 10 * jnp.finfo(start.dtype).eps
 
     def moves(state):
         sweep, old, new = state
-        still = jnp.abs(new - old) <= tolerance * jnp.abs(new)  # false where not finite
+        still = jnp.abs(new - old) <= tolerance * (unit + jnp.abs(new))  # false where not finite
         return (sweep < event_size) & ~still.all()
 
     def sweep(state):

@@ -10,7 +10,8 @@ import numpy as np
 from flax import nnx
 
 from flows import _checks, _columns
-from flows.bijectors.base import Bijector, Buffer
+from flows._buffers import Buffer
+from flows.bijectors.base import Bijector
 
 ROWS_PER_COVARIANCE = 5  # for each of its entries: with fewer, columns are scaled only
 

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from flows import _checks
-from flows.bijectors.base import Bijector, Buffer
+from flows._buffers import Buffer
+from flows.bijectors.base import Bijector
 
 
 class Reverse(Bijector):

@@ -63,12 +63,10 @@ class MaskedMLP(MLP):
         self.event_size = event_size
         self.num_params = num_params
 
-    def deeper(self) -> dict[str, Any]:
-        """The options of a network twice as deep, and residual where the widths are equal."""
+    def options(self) -> dict[str, Any]:
+        """All that it was made with, its sizes and random weights aside."""
         sizes = ("event_size", "num_params", "context_size", "rngs")
-        options = {name: value for name, value in self.recipe.arguments() if name not in sizes}
-        equal = len(set(self.hidden_sizes)) == 1
-        return options | {"hidden_sizes": 2 * self.hidden_sizes, "residual": equal}
+        return {name: value for name, value in self.recipe.arguments() if name not in sizes}
 
     def degrees(self) -> list[np.ndarray]:
         """The degrees of the inputs, of each hidden layer's units and of the outputs, sorted."""

@@ -1,6 +1,5 @@
 """Distilling a teacher into a student: warm start, polish, report."""
 
-import dataclasses
 import functools
 import os
 import warnings
@@ -14,52 +13,45 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flows import _checks, supports
-from flows.architectures import iaf, on_circle
 from flows.density import negative_log_likelihood
-from flows.distillation.draws import (
+from flows.distillation.layerwise import equal, is_layered, matching_loss
+from flows.distillation.measures import log_ratios
+from flows.distillation.one_sided import NUM_STEPS_ON_DRAWS, from_density, from_draws
+from flows.distillation.report import make_report
+from flows.distillation.result import DistillResult
+from flows.distillation.students import make_student
+from flows.distillation.teachers import (
     MAX_HELD_OUT,
     POOL_SIZE,
+    Batch,
+    abilities,
     check_teacher,
+    columns_of,
     held_out_points,
+    on_real_line,
+    on_support,
     teacher_draws,
 )
-from flows.distillation.layerwise import equal, has_iaf_twin, iaf_twin, matching_loss, same_layout
-from flows.distillation.report import DistillReport, make_report
 from flows.distributions import Flow, require_flow
-from flows.divergences.supports import comparable, space
-from flows.training import Outcome, TrainingState, adam_unless_given, train
-from flows.training.run import finite_mean
+from flows.divergences.supports import comparable
+from flows.training import TrainingState, adam_unless_given, train
 from flows.variational.objectives import reverse_kl
 
+NUM_STEPS = 5_000  # layer by layer
 LAYERWISE_RATE, DRAWS_RATE, POLISH_RATE = 1e-2, 3e-3, 5e-4
 WARM_START_SHARE = 0.8  # of the steps; a step of the polish costs about ten times as much
-MATCHED = 0.01  # nats of a warm start, below which the polish takes smaller steps,
-SMALLEST_STEPS = 1 / 16  # down to these
+CLOSE = 0.03  # nats of both divergences after the warm start, below which there is no polish
 NUM_VALIDATION = 2000  # draws that tell the best student of the polish
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class DistillResult(Outcome):
-    """A distilled student, and how it went: see also `flows.training.Outcome`.
-
-    Attributes:
-        student: The trained flow.
-        report: KL both ways, held-out fit of both, and sampling speeds.
-        losses: What was minimised at every step, of one stage after the other.
-        history: {"warm_start": ..., "polish": ...}, that of the stages that ran.
-    """
-
-    student: Flow
-    report: DistillReport
+NUM_CHECKED = 10_000  # draws of each that tell whether it is needed
 
 
 def distill(
     teacher: Any,
-    student: Flow | None = None,
+    student: Flow | str = "iaf",
     *,
     data: Any = None,
     key: jax.Array,
-    num_steps: int = 10_000,
+    num_steps: int | None = None,
     batch_size: int = 256,
     learning_rate: float | None = None,
     optimizer: optax.GradientTransformation | None = None,
@@ -68,33 +60,37 @@ def distill(
     callback: Callable[[TrainingState], Any] | None = None,
     progress: bool = True,
 ) -> DistillResult:
-    r"""Teaches a flow that samples fast, by default an IAF, the density of a slow teacher.
+    r"""Teaches a flow that samples in one parallel pass, by default an IAF, a teacher's density.
 
-    1. Warm start (80 % of the steps). The layers of an IAF student laid out like its MAF teacher
-       learn, all at once, the conditionals of the teacher's layers (see
-       `flows.distillation.layerwise`). A student of another layout, or a teacher that is no
-       MAF, gets maximum likelihood on the teacher's draws instead.
-    2. Polish (20 %). The sum of KL(student || teacher), by path gradients, and
-       KL(teacher || student), on the teacher's draws. Reverse KL alone would drop modes
-       (Huang et al. 2019, Probability Distillation: A Caveat and Alternatives, UAI). Its steps
-       are the smaller the better the layers match; the best student on other draws is kept, be
-       it that of the warm start.
+    1. Warm start (80 % of the steps). The layers of a student laid out like its teacher learn,
+       all at once, the conditionals of the teacher's layers (`flows.distillation.layerwise`). Any
+       other student gets maximum likelihood on the teacher's draws instead.
+    2. Polish (20 %), unless the two are within 0.03 nats of each other by then. The sum of
+       KL(student || teacher), by path gradients, and KL(teacher || student), on the teacher's
+       draws. Reverse KL alone would drop modes (Huang et al. 2019, Probability Distillation: A
+       Caveat and Alternatives, UAI). The best student on other draws is kept, be it that of the
+       warm start.
 
     Args:
-        teacher: A flow, or any distrax distribution over vectors that can be sampled.
-        student: The flow to start from. By default the teacher's IAF twin: the same layers and
-            orders, with residual networks twice as deep, because an IAF network has to compose
-            what a MAF network reads off the data; or, for a teacher that is no MAF, an IAF of 8
-            layers.
+        teacher: A flow, or any distrax or TFP distribution over vectors. One over bounded columns
+            is learnt on the real line that these are mapped to. Or draws alone, [N, D] or a pair
+            (draws, contexts), which `flows.fit` learns; or a log density alone, a distribution
+            that cannot be sampled or a function of one point [D], which `flows.fit_posterior`
+            learns, and which needs a `student` that is a flow if it is a function.
+        student: "iaf": `flows.iaf_like` of a teacher with MAF layers; of any other an IAF of 8
+            layers. "coupling": a `flows.nsf` of 8 layers. (Of a density alone, the flow that
+            `fit_posterior` makes.) Or a flow to start from: one laid out like the teacher learns
+            layer by layer, whether a smaller flow of the teacher's kind or an `flows.iaf_like`
+            with other options.
         data: Points [N, D] to score both on; never trained on. For a conditional teacher a pair
             (x, context), needed: nine tenths of the contexts are trained on, the rest scored.
             At most 10,000 points are scored.
         key: Random key.
-        num_steps: Optimiser steps of both stages together.
+        num_steps: Optimiser steps of both stages together, at most: 5,000 by default layer by
+            layer, and 10,000 on draws.
         batch_size: Teacher draws in a batch, and student draws in a step of the polish.
         learning_rate: Peak of the default optimizer's learning rate in the warm start: by default
-            1e-2 layer by layer, and 3e-3 on draws. The polish has a sixth of it, or a twentieth or
-            less after layer by layer.
+            1e-2 layer by layer, and 3e-3 on draws. The polish has a twentieth of it, or a sixth.
         optimizer: An optax optimizer, for each of the stages; by default Adam with warm-up, cosine
             decay to zero and adaptive gradient clipping.
         mesh: Devices to split batches over, by its axis "data"; an axis "model" splits large
@@ -107,16 +103,16 @@ def distill(
         progress: Whether to show bars, or in a log file a line now and then.
 
     Returns:
-        A `DistillResult`; print its `.report`.
+        A `DistillResult`; print its `.report`, whose last line says whether to use the student.
 
     Raises:
         TypeError: `teacher` is no distribution, or `student` no flow.
-        ValueError: Sizes do not agree, a context is missing or unwanted, and so on.
+        ValueError: Sizes or supports do not agree, a context is missing or unwanted, and so on.
         flows.training.NonFiniteError: Training diverged; `.module` is the last student.
 
     Cost: a step of the warm start is one parallel pass of teacher and student with its gradient.
     The draws to learn from are made once; each step of the polish samples the student and
-    evaluates its density, for an IAF about three network passes a layer.
+    evaluates its density. The report takes up to 100,000 draws of each, and times both.
 
     Example:
         >>> import flows, jax
@@ -126,59 +122,60 @@ def distill(
         >>> bool(result.report.kl_teacher_student.value < 1.0)
         True
     """
-    event_size, context_size = check_teacher(teacher)
     key = _checks.prng_key("key", key)
-    if _checks.positive_int("num_steps", num_steps) < 2:
+    if num_steps is not None and _checks.positive_int("num_steps", num_steps) < 2:
         raise ValueError("num_steps must be at least 2, one for each stage, got 1.")
-    data_key, pool_key, network_key, warm_key, polish_key, report_key = jax.random.split(key, 6)
-    held_out, contexts, held_out_contexts = held_out_points(teacher, data, data_key)
+    options = {
+        "learning_rate": learning_rate, "optimizer": optimizer, "mesh": mesh,
+        "checkpoint_dir": checkpoint_dir, "callback": callback, "progress": progress,
+    }  # fmt: skip
+    has_draws, has_density = abilities(teacher)
+    if not has_density:
+        return from_draws(teacher, student, data, key, num_steps, batch_size, options)
+    if not has_draws:
+        return from_density(teacher, student, data, key, num_steps, batch_size, options)
+    event_size, context_size = check_teacher(teacher)
     if _checks.positive_int("batch_size", batch_size) > POOL_SIZE:
         raise ValueError(f"batch_size must be at most {POOL_SIZE}, got {batch_size}.")
+    data_key, pool_key, network_key, warm_key, polish_key, report_key = jax.random.split(key, 6)
+    columns = columns_of(teacher)
+    held_out, contexts, held_out_contexts = held_out_points(teacher, columns, data, data_key)
     # Divergences are the same on the real line that supports are the image of.
-    source = teacher.unconstrained() if isinstance(teacher, Flow) else teacher
-    pool = teacher_draws(source, contexts, pool_key, batch_size)
-    fresh = teacher_draws(source, contexts, jax.random.fold_in(pool_key, 2))
-    rngs = nnx.Rngs(network_key)
-    if student is None:
-        student = _default_student(teacher, pool, event_size, context_size, rngs)
-    require_flow("student", student)
-    if (student.event_size, student.context_size) != (event_size, context_size):
-        raise ValueError(
-            f"student has event size {student.event_size} and context size "
-            f"{student.context_size}; the teacher has {event_size} and {context_size}."
-        )
-    _check_support(teacher, student, pool)
-    num_warm = max(1, min(num_steps - 1, round(WARM_START_SHARE * num_steps)))
+    source = on_real_line(teacher)
+    pool = teacher_draws(source, contexts, pool_key, least=batch_size)
+    if isinstance(student, str):
+        rngs = nnx.Rngs(network_key)
+        student = make_student(student, teacher, columns, pool, rngs)
+    _check_student(student, teacher, columns, event_size, context_size)
     layered = (
         isinstance(teacher, Flow)
-        and has_iaf_twin(teacher.bijector)
-        and same_layout(teacher.bijector, student.bijector)
+        and is_layered(teacher.bijector, student.bijector)
         and equal(teacher.base, student.base)
     )
+    num_steps = num_steps or (NUM_STEPS if layered else NUM_STEPS_ON_DRAWS)
+    num_warm = max(1, min(num_steps - 1, round(WARM_START_SHARE * num_steps)))
     stage = functools.partial(
         train, batch_size=batch_size, mesh=mesh, callback=callback, progress=progress
     )
     rate = LAYERWISE_RATE if layered else DRAWS_RATE
-    warm_optimizer = adam_unless_given(optimizer, learning_rate, num_warm, rate)
-    polish_rate = None if learning_rate is None else POLISH_RATE * learning_rate / rate
     directory = lambda name: checkpoint_dir and os.path.join(checkpoint_dir, name)
     warm = stage(
         student,
-        functools.partial(_layer_matching, source)
-        if layered
-        else functools.partial(_likelihood, source),
+        functools.partial(_layer_matching if layered else _likelihood, source),
         pool,
         key=warm_key,
-        optimizer=warm_optimizer,
+        optimizer=adam_unless_given(optimizer, learning_rate, num_warm, rate),
         num_steps=num_warm,
         checkpoint_dir=directory("warm_start"),
         description="warm start",
     )
     runs = {"warm_start": warm}
-    if warm.stop_reason == "finished":
+    fresh = teacher_draws(
+        source, contexts, jax.random.fold_in(pool_key, 2), size=max(NUM_VALIDATION, batch_size)
+    )
+    if warm.stop_reason == "finished" and not _is_close(source, warm.module, fresh, report_key):
         num_polish = num_steps - num_warm
-        smaller = _matched(warm.losses) if layered else 1.0
-        peak = None if polish_rate is None else smaller * polish_rate
+        peak = None if learning_rate is None else learning_rate * POLISH_RATE / rate
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "No epoch was better on validation than the start")
             runs["polish"] = stage(
@@ -188,18 +185,21 @@ def distill(
                 validation=jax.tree.map(lambda a: a[:NUM_VALIDATION], fresh),
                 metric=functools.partial(_likelihood, source),
                 key=polish_key,
-                optimizer=adam_unless_given(optimizer, peak, num_polish, smaller * POLISH_RATE),
+                optimizer=adam_unless_given(optimizer, peak, num_polish, POLISH_RATE),
                 num_steps=num_polish,
                 checkpoint_dir=directory(f"polish_after_{num_warm}"),
                 description="polish",
             )
     final = list(runs.values())[-1]
     if held_out is None:
-        held_out, _, _ = teacher_draws(teacher, None, jax.random.fold_in(pool_key, 1))
-        held_out = held_out[:MAX_HELD_OUT]
+        rest_key = jax.random.fold_in(pool_key, 1)
+        held_out, _, _ = teacher_draws(source, None, rest_key, size=MAX_HELD_OUT)
+        if columns is not None:
+            held_out = on_support(columns, held_out)
     report = make_report(
         teacher,
         final.module,
+        (source, final.module.unconstrained()),
         held_out,
         held_out_contexts,
         "teacher draws" if data is None else "data",
@@ -215,80 +215,60 @@ def distill(
     )
 
 
-def _matched(losses: np.ndarray) -> float:
-    """How small the steps of the polish are, as a share of the usual ones.
+def _check_student(
+    student: Any,
+    teacher: Any,
+    columns: supports.Columns | None,
+    event_size: int,
+    context_size: int | None,
+) -> None:
+    require_flow("student", student)
+    if (student.event_size, student.context_size) != (event_size, context_size):
+        raise ValueError(
+            f"student has event size {student.event_size} and context size "
+            f"{student.context_size}; the teacher has {event_size} and {context_size}."
+        )
+    theirs = student.support
+    if columns is None and theirs is not None:  # angles of a teacher that is no flow
+        theirs = supports.of_columns(
+            [supports.real if s.kind == "circle" else s for s in theirs], event_size
+        )
+    if theirs != columns or not comparable(teacher, student):
+        wanted = "real" if columns is None else ", ".join(map(str, columns))
+        raise ValueError(
+            "student must be over what the teacher is over: it needs the same support= "
+            f"({wanted}) and, for angles, the layers of flows.ncsf."
+        )
 
-    Where the layers match to 1e-3 nats, usual steps undo it (KL 0.005, after them 0.2).
-    """
-    left = finite_mean(losses[-100:]) / MATCHED  # steps that were skipped have no finite loss
-    return float(np.fmin(np.fmax(left, SMALLEST_STEPS), 1.0))
+
+def _is_close(teacher: Any, student: Flow, draws: Batch, key: jax.Array) -> bool:
+    """Whether the two are close both ways, by fresh draws; not where that is not finite."""
+    student, context = student.unconstrained(), draws[1]
+    if context is not None:
+        teacher, student = teacher.condition(context), student.condition(context)
+    there = log_ratios(teacher, student, key, NUM_CHECKED)
+    back = log_ratios(student, teacher, jax.random.fold_in(key, 1), NUM_CHECKED)
+    return bool(there.mean() + back.mean() <= CLOSE)
 
 
-def _layer_matching(teacher: Flow, student: Flow, batch: Any, key: jax.Array) -> jax.Array:
-    """Objective of the warm start of an IAF twin."""
+def _layer_matching(teacher: Flow, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
+    """Objective of the warm start of a student laid out like its teacher."""
     x, context, _ = batch
     return matching_loss(teacher.bijector, student.bijector, x, context)[1]
 
 
-def _likelihood(teacher: Any, student: Flow, batch: Any, key: jax.Array) -> jax.Array:
+def _likelihood(teacher: Any, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
     """Objective of the warm start of any other student, and what finds the best one."""
-    return negative_log_likelihood(_like(teacher, student), batch, key)
+    return negative_log_likelihood(student.unconstrained(), batch, key)
 
 
-def _like(teacher: Any, student: Flow) -> Flow:
-    """The student on the real line, as flows that teach are, and where other teachers are."""
-    return student.unconstrained() if isinstance(teacher, Flow) else student
-
-
-def _symmetric_kl(teacher: Any, student: Flow, batch: Any, key: jax.Array) -> jax.Array:
+def _symmetric_kl(teacher: Any, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
     """Objective of the polish: draws of both divergences, summed."""
     x, context, _ = batch
-    student = _like(teacher, student)
+    student = student.unconstrained()
     sample_shape = x.shape[:-1]
     if context is not None:
         teacher, student = teacher.condition(context), student.condition(context)
         sample_shape = ()
     reverse = reverse_kl(student, teacher.log_prob, key, sample_shape)
     return reverse + teacher.log_prob(x) - student.log_prob(x)
-
-
-def _check_support(teacher: Any, student: Flow, pool: Any) -> None:
-    of_flow = isinstance(teacher, Flow)
-    same = student.support == teacher.support if of_flow else not student.is_discrete
-    if not (same and comparable(teacher, student)):
-        raise ValueError(
-            "student must be over what the teacher is over: it needs the same support= and, for "
-            "angles, the layers of flows.ncsf."
-        )
-    if not of_flow:
-        supports.require_inside("the draws of teacher", pool[0], student.support)
-
-
-def _default_student(
-    teacher: Any, pool: Any, event_size: int, context_size: int | None, rngs: nnx.Rngs
-) -> Flow:
-    if isinstance(teacher, Flow) and has_iaf_twin(teacher.bijector):
-        twin = iaf_twin(teacher.bijector, rngs)
-        return Flow(nnx.clone(teacher.base), twin, teacher.support)
-    x, context, _ = pool
-    support = getattr(teacher, "support", None)
-    architecture = iaf
-    if "angles" in str(space(teacher)):
-        around = _around(space(teacher), event_size)
-        architecture = functools.partial(on_circle, iaf, support=around)
-    student = architecture(
-        event_size,
-        num_layers=8,
-        hidden_sizes=(64,) * 4,
-        residual=True,
-        context_size=context_size,
-        standardize_with=x if context is None else (x, context),
-        rngs=rngs,
-    )
-    return Flow(student.base, student.bijector, support)
-
-
-def _around(spaces: Any, event_size: int) -> list[supports.Support]:
-    """Circles in radians where a teacher has angles, on the real line."""
-    spaces = (spaces,) * event_size if isinstance(spaces, str) else spaces
-    return [supports.ANGLES if "angles" in each else supports.real for each in spaces]

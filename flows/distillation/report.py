@@ -1,57 +1,166 @@
-"""What a distillation achieved: divergences both ways, held-out fit, and sampling speed."""
+"""What a distillation achieved: how far student and teacher are apart, how fast, and a verdict."""
 
 import dataclasses
-import time
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from flows.distillation.measures import Timing, log_ratios, seconds_of_draws
 from flows.distributions import Flow
-from flows.divergences import Estimate, kl
-from flows.divergences.supports import on_real_line
+from flows.divergences import Estimate
+from flows.divergences.symmetric import (
+    jeffreys_of,
+    jensen_shannon_of,
+    mean_over_sides,
+    total_variation_of,
+)
+from flows.variational.weights import pareto_smoothed
 
-NUM_KL_DRAWS = 20_000
-NUM_TIMED_DRAWS = 10_000
-NUM_REPEATS = 5
+GOOD, GOOD_EACH = 0.05, 0.02  # nats of both divergences, and for each dimension: the larger counts
+WORST = 50.0  # nats of a single draw
+RELIABLE = 0.7  # k-hat of |log ratios|
+FASTER = 1.2  # times
 
 
 @dataclasses.dataclass(frozen=True)
 class DistillReport:
-    """How far a student is from its teacher.
+    """How far a student is from its teacher, and whether to use it in its place.
 
     Attributes:
         kl_student_teacher: KL(student || teacher) in nats; blind to modes the student dropped.
         kl_teacher_student: KL(teacher || student) in nats; sees them.
+        jeffreys: Their sum, by an estimate that varies less.
+        jensen_shannon: Jensen-Shannon divergence in nats, at most log 2.
+        accuracy: Of the best classifier of single draws into the teacher's and the student's: 1/2
+            where they are equal.
+        effective_sample_size: Of the student's draws, weighted towards the teacher, as a share.
+        worst_log_ratio: Largest |log teacher - log student| of any draw of either, in nats.
+        khat: Shape of the tail of |log teacher - log student| under the draws of each (student,
+            teacher): above 0.7 the standard error of that divergence cannot be relied upon.
+        num_non_finite: Draws at which one of the log densities is not finite.
         nll_teacher: Mean negative log-likelihood of the teacher on held-out points, in nats.
         nll_student: The same for the student.
         nll_gap: nll_student - nll_teacher, paired point by point.
         held_out: "data" or, where no data were given, "teacher draws".
-        seconds_teacher: Wall time of `num_timed_draws` draws from the teacher, compiled; median.
-        seconds_student: The same for the student.
-        num_timed_draws: Draws in each timing.
+        timings: `Timing`s of calls for 1, 1,000 and 100,000 draws; of a conditional flow for one
+            draw at each of so many contexts.
+        log_ratios: log teacher - log student at the draws of each (student, teacher).
+        deploy: Whether the student is close, safe and faster.
+        verdict: The reasons, in a line.
     """
 
     kl_student_teacher: Estimate
     kl_teacher_student: Estimate
+    jeffreys: Estimate
+    jensen_shannon: Estimate
+    accuracy: Estimate
+    effective_sample_size: float
+    worst_log_ratio: float
+    khat: tuple[float, float]
+    num_non_finite: int
     nll_teacher: Estimate
     nll_student: Estimate
     nll_gap: Estimate
     held_out: str
-    seconds_teacher: float
-    seconds_student: float
-    num_timed_draws: int
+    timings: tuple[Timing, ...]
+    log_ratios: tuple[np.ndarray, np.ndarray] = dataclasses.field(repr=False)
+    event_size: int
+
+    @property
+    def seconds_teacher(self) -> float:
+        """Wall time of `num_timed_draws` draws from the teacher, compiled; median."""
+        return self.timings[-1].teacher
+
+    @property
+    def seconds_student(self) -> float:
+        """The same for the student."""
+        return self.timings[-1].student
+
+    @property
+    def num_timed_draws(self) -> int:
+        """Draws in the longest timed calls."""
+        return self.timings[-1].num_draws
+
+    @property
+    def deploy(self) -> bool:
+        """Whether the student is close to the teacher everywhere, and faster at some batch size."""
+        return not self._reasons()
+
+    @property
+    def verdict(self) -> str:
+        """Whether to use the student, or why not, in a line."""
+        if reasons := self._reasons():
+            return "; ".join(reasons)
+        at = {True: [], False: []}  # type: dict[bool, list[str]]
+        for timing in self.timings:
+            at[timing.speedup >= FASTER].append(f"{timing.num_draws:,}")
+        limits = f", but keep the teacher at {' and '.join(at[False])}" if at[False] else ""
+        return f"deploy: close, and faster at {' and '.join(at[True])} at once{limits}"
+
+    def _reasons(self) -> list[str]:
+        """What speaks against the student."""
+        reasons = []
+        limit = max(GOOD, GOOD_EACH * self.event_size)
+        both = [self.kl_student_teacher, self.kl_teacher_student]
+        furthest = max((float(kl.value) for kl in both), key=lambda kl: np.nan_to_num(kl, nan=1e9))
+        if not furthest <= limit:
+            reasons.append(f"not close: a KL of {furthest:.2g} nats, more than {limit:.2g}")
+        if not self.worst_log_ratio <= WORST:
+            reasons.append(f"not safe: a draw that is {self.worst_log_ratio:.0f} nats off")
+        if self.num_non_finite:
+            reasons.append(f"not safe: {self.num_non_finite} draws without a finite log density")
+        if max(timing.speedup for timing in self.timings) < FASTER:
+            reasons.append("keep the teacher: here it draws about as fast, or faster")
+        return reasons
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its numbers, ready for JSON; the log ratios are left out."""
+        out: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Estimate):
+                value = {
+                    "value": float(value.value),
+                    "standard_error": float(value.standard_error),
+                    "num_samples": value.num_samples,
+                }
+            if field.name == "timings":
+                value = [timing._asdict() for timing in value]
+            if field.name != "log_ratios":
+                out[field.name] = value
+        return out | {"khat": list(self.khat), "deploy": self.deploy, "verdict": self.verdict}
+
+    def plot(self) -> Any:
+        """Log ratios and sampling times: see `flows.plotting.distillation`."""
+        from flows import plotting
+
+        return plotting.distillation(self)
 
     def __str__(self) -> str:
+        error = lambda khat: f"  (heavy tail: k-hat {khat:.2f})" if khat > RELIABLE else ""
         rows = [
-            ("KL(student || teacher)", f"{self.kl_student_teacher} nats"),
-            ("KL(teacher || student)", f"{self.kl_teacher_student} nats"),
+            ("KL(student || teacher)", f"{self.kl_student_teacher} nats{error(self.khat[0])}"),
+            ("KL(teacher || student)", f"{self.kl_teacher_student} nats{error(self.khat[1])}"),
+            ("Jensen-Shannon", f"{self.jensen_shannon} nats"),
+            ("told apart by single draws", f"{self.accuracy} of the time, at best"),
+            ("effective sample size", f"{self.effective_sample_size:.1%} of the student's draws"),
+            ("worst log ratio", f"{self.worst_log_ratio:.3g} nats"),
             (f"NLL of teacher on {self.held_out}", f"{self.nll_teacher} nats"),
             (f"NLL of student on {self.held_out}", f"{self.nll_student} nats"),
             ("NLL gap, student - teacher", f"{self.nll_gap} nats"),
-            ("teacher sampling", f"{self.num_timed_draws / self.seconds_teacher:,.0f} draws/s"),
-            ("student sampling", f"{self.num_timed_draws / self.seconds_student:,.0f} draws/s"),
         ]
+        for timing in self.timings:
+            teacher, student = (timing.num_draws / s for s in (timing.teacher, timing.student))
+            rows.append(
+                (
+                    f"sampling, {timing.num_draws:,} at once",
+                    f"teacher {teacher:,.0f}, student {student:,.0f} draws/s: "
+                    f"{timing.speedup:.2g} times",
+                )
+            )
+        rows.append(("verdict", self.verdict))
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
@@ -59,52 +168,71 @@ class DistillReport:
 def make_report(
     teacher: Any,
     student: Flow,
+    on_real_line: tuple[Any, Any],
     held_out: jax.Array,
     context: jax.Array | None,
     name: str,
     key: jax.Array,
 ) -> DistillReport:
-    """Compares the two on fresh draws and on held-out points [n, D] (with their context)."""
-    forward_key, reverse_key, time_key = jax.random.split(key, 3)
+    """Compares the two on fresh draws and on held-out points [n, D] (with their context).
+
+    Args:
+        teacher: The teacher as it is, which is timed.
+        student: The student.
+        on_real_line: Both on the real line, where their divergences are the same.
+        held_out: Points to score on.
+        context: Their contexts, or None.
+        name: What the points are.
+        key: Random key.
+    """
+    student_key, teacher_key, time_key = jax.random.split(key, 3)
+    conditional = [teacher, student]
     if context is not None:
         teacher, student = teacher.condition(context), student.condition(context)
+        on_real_line = tuple(dist.condition(context) for dist in on_real_line)
     nll_teacher, nll_student = (-_log_prob(dist, held_out) for dist in (teacher, student))
+    of_student = -log_ratios(*on_real_line[::-1], student_key)
+    of_teacher = log_ratios(*on_real_line, teacher_key)
+    both = np.concatenate([of_student, of_teacher])
+    sides = [(jnp.asarray(t), jnp.ones(len(t)), len(t)) for t in (of_teacher, of_student)]
+    apart = mean_over_sides(sides, total_variation_of)
+    weights = np.exp(of_student - np.nanmax(of_student))
     return DistillReport(
-        kl_student_teacher=_mean_kl(student, teacher, forward_key),
-        kl_teacher_student=_mean_kl(teacher, student, reverse_key),
+        kl_student_teacher=_mean(-of_student),
+        kl_teacher_student=_mean(of_teacher),
+        jeffreys=mean_over_sides(sides, jeffreys_of),
+        jensen_shannon=mean_over_sides(sides, jensen_shannon_of),
+        accuracy=apart.transform(lambda v: 0.5 + v / 2, lambda v: 0.5 * jnp.ones_like(v)),
+        effective_sample_size=float(weights.sum() ** 2 / (weights**2).sum() / len(weights)),
+        worst_log_ratio=float(np.abs(both).max()),
+        khat=(_tail(of_student), _tail(of_teacher)),
+        num_non_finite=int((~np.isfinite(both)).sum()),
         nll_teacher=Estimate.from_draws(nll_teacher),
         nll_student=Estimate.from_draws(nll_student),
         nll_gap=Estimate.from_draws(nll_student - nll_teacher),
         held_out=name,
-        seconds_teacher=_seconds(teacher, time_key),
-        seconds_student=_seconds(student, time_key),
-        num_timed_draws=teacher.batch_shape[0] if teacher.batch_shape else NUM_TIMED_DRAWS,
+        timings=tuple(
+            Timing(num_draws, *times)
+            for num_draws, times in seconds_of_draws(conditional, context, time_key)
+        ),
+        log_ratios=(of_student, of_teacher),
+        event_size=student.event_size,
     )
 
 
+def _tail(log_ratios_: np.ndarray) -> float:
+    """k-hat of |log ratios|; -inf where they are all but equal."""
+    size = np.abs(log_ratios_)
+    if not size.max() > 0:
+        return -np.inf
+    with np.errstate(divide="ignore"):
+        return pareto_smoothed(np.log(size))[1]
+
+
+def _mean(draws: np.ndarray) -> Estimate:
+    """Mean and standard error in double precision."""
+    value, error = draws.mean(), draws.std(ddof=1) / len(draws) ** 0.5
+    return Estimate(jnp.asarray(value), jnp.asarray(error), len(draws), "monte_carlo")
+
+
 _log_prob = jax.jit(lambda dist, x: dist.log_prob(x))
-
-
-@jax.jit
-def _mean_kl(p: Any, q: Any, key: jax.Array) -> Estimate:
-    """KL(p || q); for a batch of conditional distributions, its mean over the contexts."""
-    if not p.batch_shape:
-        return kl(p, q, key=key, num_samples=NUM_KL_DRAWS)
-    p, q = on_real_line(p, q)
-    x, log_p = p.sample_and_log_prob(seed=key)  # one draw for each context
-    return Estimate.from_draws(log_p - q.log_prob(x))
-
-
-@jax.jit
-def _draw(dist: Any, key: jax.Array) -> jax.Array:
-    return dist.sample(seed=key, sample_shape=() if dist.batch_shape else (NUM_TIMED_DRAWS,))
-
-
-def _seconds(dist: Any, key: jax.Array) -> float:
-    """Median wall time of a compiled call."""
-    times = []
-    for i in range(NUM_REPEATS + 1):  # the first one compiles
-        clock = time.perf_counter()
-        jax.block_until_ready(_draw(dist, jax.random.fold_in(key, i)))
-        times.append(time.perf_counter() - clock)
-    return float(np.median(times[1:]))

@@ -64,6 +64,58 @@ def space(dist: Any) -> Any:
     return getattr(dist, "space", known.get(type(dist).__name__, "numbers"))
 
 
+def ends(dist: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The least and the largest value of each coordinate [*batch, *event], -inf and inf for none.
+
+    Raises:
+        ValueError: The values of the coordinates depend on each other, as on a simplex.
+    """
+    shape = (*dist.batch_shape, *dist.event_shape)
+    name = type(dist).__name__
+    low: Any
+    high: Any
+    if name in POSITIVE or name in UNIT:
+        low, high = 0.0, 1.0 if name in UNIT else np.inf
+    elif hasattr(dist, "components_distribution"):
+        axis = -1 - len(dist.event_shape)
+        lows, highs = ends(dist.components_distribution)
+        low, high = lows.min(axis=axis), highs.max(axis=axis)
+    elif hasattr(dist, "low") and hasattr(dist, "high"):
+        low, high = dist.low, dist.high
+    elif hasattr(dist, "distribution") and not hasattr(dist, "bijector"):
+        low, high = ends(dist.distribution)
+    else:
+        low, high = _ends_of_map(dist)
+    low, high = (np.broadcast_to(np.asarray(end, float), shape) for end in (low, high))
+    return low, high
+
+
+def _ends_of_map(dist: Any) -> tuple[Any, Any]:
+    """Where the map that makes the values coordinate by coordinate levels off, far out."""
+    if hasattr(dist, "experimental_default_event_space_bijector"):
+        bijector = dist.experimental_default_event_space_bijector()
+        if bijector is None:
+            return -np.inf, np.inf
+        if bijector.inverse_event_shape(dist.event_shape) != dist.event_shape:
+            raise ValueError(f"{dist.name} is over no product of intervals.")
+        each = bijector.forward_min_event_ndims == 0
+    else:
+        bijector = getattr(dist, "bijector", None)
+        each = getattr(bijector, "event_ndims_in", 1) == 0 or hasattr(bijector, "ndims")
+    if bijector is None or not each:
+        return -np.inf, np.inf
+    shape = (*dist.batch_shape, *dist.event_shape)
+    far = [-1e7, -1e6, 1e6, 1e7]
+    ends_ = [np.asarray(bijector.forward(jnp.full(shape, value)), float) for value in far]
+    first = np.where(ends_[0] == ends_[1], ends_[0], -np.inf)
+    last = np.where(ends_[2] == ends_[3], ends_[3], np.inf)
+    falling = ends_[1] > ends_[2]
+    return (
+        np.where(falling, np.where(np.isinf(last), -np.inf, last), first),
+        np.where(falling, np.where(np.isinf(first), np.inf, first), last),
+    )
+
+
 def log_prob(dist: Any, x: jax.Array) -> jax.Array:
     """Log of dist(x), and -inf off the support, where some families return NaN or worse.
 

@@ -45,7 +45,7 @@ def jeffreys(p: Any, q: Any, **kwargs: Any) -> Estimate:
     there, back = closed_form(p, q), closed_form(q, p)
     if there is not None and back is not None:
         return Estimate.exact(there + back)
-    return _mean_over_both(p, q, lambda t: 2 * t * jnp.tanh(t / 2), **kwargs)
+    return _mean_over_both(p, q, jeffreys_of, **kwargs)
 
 
 def jensen_shannon(p: Any, q: Any, **kwargs: Any) -> Estimate:
@@ -75,16 +75,27 @@ def jensen_shannon(p: Any, q: Any, **kwargs: Any) -> Estimate:
         >>> round(float(far.value), 4)
         0.6931
     """
+    return _mean_over_both(p, q, jensen_shannon_of, **kwargs)
 
-    def difference(t: jax.Array) -> jax.Array:
-        a, b = log_sigmoid(t), log_sigmoid(-t)
-        far = math.log(2) + _times(jnp.exp(a), a) + _times(jnp.exp(b), b)
-        is_near = jnp.abs(t) < 1
-        near = jnp.where(is_near, t, 0.0)
-        h = jnp.tanh(near / 2)
-        return jnp.where(is_near, (h * near + jnp.log1p(-(h**2))) / 2, far)
 
-    return _mean_over_both(p, q, difference, **kwargs)
+def jensen_shannon_of(t: jax.Array) -> jax.Array:
+    """Log 2 - H(s(t)), elementwise, to full precision near 0."""
+    a, b = log_sigmoid(t), log_sigmoid(-t)
+    far = math.log(2) + _times(jnp.exp(a), a) + _times(jnp.exp(b), b)
+    is_near = jnp.abs(t) < 1
+    near = jnp.where(is_near, t, 0.0)
+    h = jnp.tanh(near / 2)
+    return jnp.where(is_near, (h * near + jnp.log1p(-(h**2))) / 2, far)
+
+
+def jeffreys_of(t: jax.Array) -> jax.Array:
+    """2 t tanh(t / 2), elementwise."""
+    return 2 * t * jnp.tanh(t / 2)
+
+
+def total_variation_of(t: jax.Array) -> jax.Array:
+    """|tanh(t / 2)|, elementwise."""
+    return jnp.abs(jnp.tanh(t / 2))
 
 
 def total_variation(p: Any, q: Any, **kwargs: Any) -> Estimate:
@@ -99,7 +110,7 @@ def total_variation(p: Any, q: Any, **kwargs: Any) -> Estimate:
         >>> float(total_variation(p, p, key=jax.random.key(0)).value)
         0.0
     """
-    return _mean_over_both(p, q, lambda t: jnp.abs(jnp.tanh(t / 2)), **kwargs)
+    return _mean_over_both(p, q, total_variation_of, **kwargs)
 
 
 def renyi(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
@@ -139,7 +150,7 @@ def renyi(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
     )
     # Where the integral, 1 + order (order - 1) alpha, is near 1, alpha has more of its digits.
     limit = 40 / (order - 1) if order > 1 else math.inf  # exp(40) is not near 1, nor overflows
-    alpha_ = _mean(sides, lambda t: _alpha_of(jnp.minimum(t, limit), order))
+    alpha_ = mean_over_sides(sides, lambda t: _alpha_of(jnp.minimum(t, limit), order))
     is_near = jnp.abs(order * (order - 1) * alpha_.value) < 0.5
     excess = lambda a: jnp.where(is_near, order * (order - 1) * a, 0.0)
     near = alpha_.transform(
@@ -197,10 +208,11 @@ def hellinger(p: Any, q: Any, **kwargs: Any) -> Estimate:
 
 
 def _mean_over_both(p: Any, q: Any, f: Callable[[jax.Array], jax.Array], **kwargs: Any) -> Estimate:
-    return _mean(_both_sides(p, q, **kwargs), f)
+    return mean_over_sides(_both_sides(p, q, **kwargs), f)
 
 
-def _mean(sides: list[Side], f: Callable[[jax.Array], jax.Array]) -> Estimate:
+def mean_over_sides(sides: list[Side], f: Callable[[jax.Array], jax.Array]) -> Estimate:
+    """E_m[f(t)] from the draws from p, and those from q."""
     first, second = (Estimate.from_draws(weight * f(t), groups=n) for t, weight, n in sides)
     return (first + second).transform(lambda v: v / 2, lambda v: 0.5 * jnp.ones_like(v))
 
@@ -229,7 +241,7 @@ def _log_integral_of_powers(sides: list[Side], order: float) -> Estimate:
         jnp.maximum(*(_log_power(t, order).max(axis=0) for t, *_ in sides))
     )
     highest = jnp.where(jnp.isfinite(highest), highest, 0.0)
-    mean = _mean(sides, lambda t: 2 * jnp.exp(_log_power(t, order) - highest))
+    mean = mean_over_sides(sides, lambda t: 2 * jnp.exp(_log_power(t, order) - highest))
     return mean.transform(lambda z: jnp.log(z) + highest, lambda z: 1 / z)
 
 

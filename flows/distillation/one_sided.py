@@ -1,0 +1,89 @@
+"""Teachers that have draws alone, or a density alone."""
+
+import math
+from typing import Any
+
+import jax
+from flax import nnx
+
+from flows.density import fit
+from flows.distillation.result import DistillResult
+from flows.distillation.samples import compare_draws
+from flows.distillation.students import make_student
+from flows.distillation.teachers import check_teacher, is_distribution, rows_of
+from flows.distributions import Flow
+from flows.variational import fit_posterior
+
+NUM_STEPS_ON_DRAWS = 10_000
+
+
+def from_draws(
+    teacher: Any,
+    student: Flow | str,
+    data: Any,
+    key: jax.Array,
+    num_steps: int | None,
+    batch_size: int,
+    options: dict[str, Any],
+) -> DistillResult:
+    """Maximum likelihood on draws, of which a tenth is held out unless there are data."""
+    draw_key, network_key, fit_key, report_key = jax.random.split(key, 4)
+    x, context = rows_of(teacher, draw_key)
+    if isinstance(student, str):
+        student = make_student(student, teacher, None, (x, context, None), nnx.Rngs(network_key))
+    num_epochs = math.ceil((num_steps or NUM_STEPS_ON_DRAWS) * batch_size / len(x))
+    run = fit(
+        student,
+        x,
+        context=context,
+        validation="auto" if data is None else data,
+        key=fit_key,
+        batch_size=None if batch_size > len(x) else batch_size,
+        max_epochs=num_epochs,
+        **options,
+    )
+    assert run.held_out is not None
+    return DistillResult(
+        student=run.flow,
+        report=compare_draws(run.flow, run.held_out, report_key),
+        losses=run.losses,
+        history=run.history,
+        stop_reason=run.stop_reason,
+        num_skipped=run.num_skipped,
+    )
+
+
+def from_density(
+    teacher: Any,
+    student: Flow | str,
+    data: Any,
+    key: jax.Array,
+    num_steps: int | None,
+    batch_size: int,
+    options: dict[str, Any],
+) -> DistillResult:
+    """Variational inference, with all its checks."""
+    if data is not None:
+        raise ValueError("data is for a teacher with draws and a density; this has no draws.")
+    flow = None if isinstance(student, str) else student
+    if flow is None and not is_distribution(teacher):
+        raise ValueError(
+            "student must be a flow, such as flows.real_nvp(D), for a teacher that is a function: "
+            "nothing else says how long a point is."
+        )
+    posterior = fit_posterior(
+        teacher.log_prob if is_distribution(teacher) else teacher,
+        flow=flow,
+        event_size=None if flow is not None else check_teacher(teacher)[0],
+        key=key,
+        num_samples=batch_size,
+        **(options if num_steps is None else options | {"num_steps": num_steps}),
+    )
+    return DistillResult(
+        student=posterior.flow,
+        report=posterior.diagnostics,
+        losses=posterior.losses,
+        history=posterior.history,
+        stop_reason=posterior.stop_reason,
+        num_skipped=posterior.num_skipped,
+    )

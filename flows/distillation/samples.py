@@ -1,0 +1,105 @@
+"""What is known of a student whose teacher has draws, and no density."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from flows.distillation.measures import Timing, seconds_of_draws
+from flows.distributions import Flow
+from flows.divergences import Estimate, c2st, energy_distance
+
+NUM_COMPARED = 2000  # draws of each: both comparisons cost their square, or a classifier's fit
+LEAST_P = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class SampleReport:
+    """How far a student's draws are from draws of a teacher that has no density.
+
+    Attributes:
+        energy_distance: Between held-out draws of the teacher and those of the student, in
+            standard deviations of the columns, with the p-value of "they are equally distributed".
+        c2st: How often a classifier tells them apart, 1/2 if they are equal; None without
+            scikit-learn (the extra "samples").
+        nll_student: Mean negative log-likelihood of the student on held-out draws, in nats.
+        timings: `Timing`s of the student; the teacher's are NaN.
+    """
+
+    energy_distance: Estimate
+    c2st: Estimate | None
+    nll_student: Estimate
+    timings: tuple[Timing, ...]
+
+    @property
+    def deploy(self) -> bool:
+        """Whether neither comparison tells the draws apart."""
+        tests = [self.energy_distance] + ([] if self.c2st is None else [self.c2st])
+        return all(float(test.p_value) > LEAST_P for test in tests)  # type: ignore[arg-type]
+
+    @property
+    def verdict(self) -> str:
+        """Whether to use the student, or why not, in a line."""
+        if self.deploy:
+            each = self.energy_distance.num_samples // 2
+            return f"deploy: {each:,} draws of each cannot be told apart"
+        return "not close: its draws can be told from the teacher's"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its numbers, ready for JSON."""
+        number = lambda e: None if e is None else [float(e.value), float(e.standard_error)]
+        return {
+            "energy_distance": number(self.energy_distance),
+            "energy_p_value": float(self.energy_distance.p_value),  # type: ignore[arg-type]
+            "c2st": number(self.c2st),
+            "nll_student": number(self.nll_student),
+            "student_draws_per_second": {
+                t.num_draws: t.num_draws / t.student for t in self.timings
+            },
+            "deploy": self.deploy,
+            "verdict": self.verdict,
+        }
+
+    def __str__(self) -> str:
+        missing = 'not made: pip install "flows-jax[samples]"'
+        p_value = float(self.energy_distance.p_value)  # type: ignore[arg-type]
+        rows = [
+            ("energy distance", f"{self.energy_distance} (p-value {p_value:.2g})"),
+            ("accuracy of a classifier", missing if self.c2st is None else f"{self.c2st}"),
+            ("NLL of student on held-out draws", f"{self.nll_student} nats"),
+        ]
+        for timing in self.timings:
+            rate = f"{timing.num_draws / timing.student:,.0f} draws/s"
+            rows.append((f"sampling, {timing.num_draws:,} at once", rate))
+        rows.append(("verdict", self.verdict))
+        width = max(len(name) for name, _ in rows)
+        return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
+
+
+def compare_draws(
+    student: Flow, held_out: tuple[jax.Array, jax.Array | None, Any], key: jax.Array
+) -> SampleReport:
+    """Compares draws of the student with rows that it was not trained on."""
+    x, context, _ = held_out
+    x, context = x[:NUM_COMPARED], None if context is None else context[:NUM_COMPARED]
+    draw_key, test_key, time_key = jax.random.split(key, 3)
+    bound = student if context is None else student.condition(context)
+    y = bound.sample(seed=draw_key, sample_shape=() if context is not None else (len(x),))
+    known = [] if context is None else [context]
+    scale = lambda rows: (rows - x.mean(axis=0)) / jnp.maximum(x.std(axis=0), 1e-12)
+    of_both = [jnp.concatenate([scale(rows), *known], axis=1) for rows in (x, y)]
+    try:
+        accuracy = c2st(*of_both)
+    except ImportError:
+        accuracy = None
+    return SampleReport(
+        energy_distance=energy_distance(*of_both, key=test_key, num_permutations=199),
+        c2st=accuracy,
+        nll_student=Estimate.from_draws(-bound.log_prob(x)),
+        timings=tuple(
+            Timing(num_draws, np.nan, *times)
+            for num_draws, times in seconds_of_draws([student], context, time_key)
+        ),
+    )

@@ -1,0 +1,213 @@
+"""What a student learns from, and is scored on: draws of the teacher, and held-out points."""
+
+import dataclasses
+import functools
+import warnings
+from typing import Any
+
+import distrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tensorflow_probability.substrates.jax import distributions as tfd
+
+from flows import _checks, supports
+from flows.distributions import Flow
+from flows.divergences.supports import ends, space
+
+POOL_SIZE = 50_000  # teacher draws to learn from
+MAX_HELD_OUT = 10_000
+
+Batch = tuple[jax.Array, jax.Array | None, None]
+"""Draws [n, D], their contexts [n, C] if there are any, and no weights."""
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["distribution"], meta_fields=["columns"]
+)
+@dataclasses.dataclass(frozen=True)
+class Unbounded:
+    """A distribution over bounded columns, on the real line that these are the image of."""
+
+    distribution: Any
+    columns: supports.Columns
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        return tuple(self.distribution.event_shape)
+
+    @property
+    def batch_shape(self) -> tuple[int, ...]:
+        return tuple(self.distribution.batch_shape)
+
+    @property
+    def name(self) -> str:
+        return self.distribution.name
+
+    def log_prob(self, u: jax.Array) -> jax.Array:
+        x, log_det = supports.from_real(self.columns, u)
+        return self.distribution.log_prob(x) + log_det
+
+    def sample(self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
+        x = self.distribution.sample(seed=seed, sample_shape=sample_shape)
+        return supports.to_real(self.columns, x)[0]
+
+    def sample_and_log_prob(
+        self, *, seed: jax.Array, sample_shape: tuple[int, ...] = ()
+    ) -> tuple[jax.Array, jax.Array]:
+        u = self.sample(seed=seed, sample_shape=sample_shape)
+        return u, self.log_prob(u)
+
+
+def is_distribution(teacher: Any) -> bool:
+    """Whether it is a distribution of distrax or TFP."""
+    return isinstance(teacher, distrax.Distribution | tfd.Distribution)
+
+
+def abilities(teacher: Any) -> tuple[bool, bool]:
+    """Whether a teacher has draws, and whether it has a density.
+
+    Raises:
+        TypeError: It is no teacher.
+        ValueError: It has neither.
+    """
+    if not is_distribution(teacher):
+        draws = isinstance(teacher, tuple | np.ndarray | jax.Array) or _checks.is_frame(teacher)
+        if not draws and not callable(teacher):
+            raise TypeError(
+                "teacher must be a distrax or TFP distribution, draws of one, or a log density, "
+                f"got {type(teacher).__name__}."
+            )
+        return draws, not draws
+    if getattr(teacher, "context_size", None) is not None:
+        return True, True  # a conditional flow has both, once it is bound
+    point = jax.ShapeDtypeStruct(tuple(teacher.event_shape), jnp.result_type(float))
+
+    def works(function: Any, argument: Any) -> bool:
+        try:
+            jax.eval_shape(function, argument)
+        except NotImplementedError:
+            return False
+        return True
+
+    has_draws = works(lambda key: teacher.sample(seed=key), jax.random.key(0))
+    has_density = works(teacher.log_prob, point)
+    if not (has_draws or has_density):
+        raise ValueError(f"teacher must have draws or a density, and {teacher.name} has neither.")
+    return has_draws, has_density
+
+
+def rows_of(teacher: Any, key: jax.Array) -> tuple[jax.Array, jax.Array | None]:
+    """Draws x [N, D] and their contexts: those given, or draws of a distribution."""
+    if is_distribution(teacher):
+        check_teacher(teacher)
+        return teacher_draws(teacher, None, key)[:2]
+    x, context = _checks.pair("teacher", teacher)
+    x = _checks.table("teacher", x)
+    if context is None:
+        return x, None
+    context = _checks.table("teacher[1]", context, integers=True)
+    _checks.same_length("teacher[1]", context, "teacher[0]", x)
+    return x, context
+
+
+def check_teacher(teacher: Any) -> tuple[int, int | None]:
+    """Returns the teacher's event size and context size."""
+    if len(teacher.event_shape) != 1:
+        raise ValueError(
+            f"teacher must have vector events, got shape {tuple(teacher.event_shape)}."
+        )
+    if tuple(teacher.batch_shape):
+        raise ValueError(
+            f"teacher must have no batch shape, got {tuple(teacher.batch_shape)}; distil the "
+            "conditional flow itself, before .condition(context)."
+        )
+    return teacher.event_shape[0], getattr(teacher, "context_size", None)
+
+
+def columns_of(teacher: Any) -> supports.Columns | None:
+    """The supports of a teacher's columns; None where all are real.
+
+    Raises:
+        ValueError: They are no intervals, one for each column, but integers or a simplex.
+    """
+    if isinstance(teacher, Flow):
+        return teacher.support
+    if not isinstance(space(teacher), str) or space(teacher) != "numbers":
+        if "integers" in str(space(teacher)):
+            raise ValueError(
+                f"teacher must be over real numbers, and {teacher.name} is over integers: fit a "
+                "flow with support=flows.supports.integers() to its draws."
+            )
+        return None
+    low, high = ends(teacher)
+    return supports.of_columns(
+        [supports.interval(*pair) for pair in zip(low, high, strict=True)], len(low)
+    )
+
+
+def on_real_line(teacher: Any) -> Any:
+    """The teacher on the real line that its support is the image of."""
+    if isinstance(teacher, Flow):
+        return teacher.unconstrained()
+    columns = columns_of(teacher)
+    return teacher if columns is None else Unbounded(teacher, columns)
+
+
+def on_support(columns: supports.Columns, u: jax.Array) -> jax.Array:
+    """Points of the real line where their columns lie, integers rounded."""
+    x, _ = supports.from_real(columns, u)
+    return supports.rounded(columns, x)
+
+
+def held_out_points(teacher: Any, columns: supports.Columns | None, data: Any, key: jax.Array):
+    """Returns (points to score on, contexts to train on, contexts of the points), or Nones."""
+    event_size, context_size = check_teacher(teacher)
+    x, context = _checks.pair("data", data)
+    _checks.context_wanted("data[1], the context,", context is not None, context_size)
+    if x is None:
+        return None, None, None
+    table = _checks.array("data", x)
+    x = _checks.table("data", table, event_size, integers=getattr(teacher, "is_discrete", False))
+    supports.require_inside("data", table, columns)
+    order = jax.random.permutation(key, len(x))
+    if context is None:
+        return x[order[:MAX_HELD_OUT]], None, None
+    context = _checks.table("data[1]", context, context_size, integers=True)
+    _checks.same_length("data[1]", context, "data[0]", x)
+    if len(x) < 20:
+        raise ValueError(
+            f"data must have at least 20 rows, a tenth of which is scored, got {len(x)}."
+        )
+    num_scored = min(MAX_HELD_OUT, len(x) // 10)
+    scored, trained = order[:num_scored], order[num_scored:]
+    return x[scored], context[trained], context[scored]
+
+
+def teacher_draws(
+    teacher: Any, contexts: jax.Array | None, key: jax.Array, size: int = POOL_SIZE, least: int = 1
+) -> Batch:
+    """Draws, of which those that are not finite are dropped."""
+    if contexts is None:
+        x = _sample(teacher, key, (size,))
+    else:
+        rows = jax.random.randint(key, (size,), 0, len(contexts))
+        contexts = contexts[rows]
+        x = _sample(teacher.condition(contexts), key, ())
+    finite = jnp.isfinite(x).all(axis=-1)
+    if finite.sum() < least:
+        raise ValueError(
+            f"teacher gives non-finite draws: only {int(finite.sum())} of {size} are finite."
+        )
+    if not finite.all():
+        warnings.warn(
+            f"{int((~finite).sum())} of {size} draws from the teacher are not finite and "
+            "were dropped.",
+            stacklevel=3,
+        )
+    return x[finite], None if contexts is None else contexts[finite], None
+
+
+_sample = jax.jit(
+    lambda dist, key, shape: dist.sample(seed=key, sample_shape=shape), static_argnums=2
+)
