@@ -23,6 +23,9 @@ NETWORK = {
 }
 
 
+UNROLLED = functools.partial(conditioners.Unrolled, transformer=fb.Affine())
+
+
 def _scale_tril():
     return jnp.array([[1.5, 0, 0, 0], [0.3, 0.5, 0, 0], [-0.7, 0.2, 2.0, 0], [0.1, -0.4, 0.6, 1.0]])
 
@@ -67,6 +70,9 @@ BIJECTORS = {
     ),
     "autoregressive jacobi": lambda rngs: fb.MaskedAutoregressive(
         D, hidden_sizes=(16,), inverse="jacobi", rngs=rngs
+    ),
+    "autoregressive unrolled context": lambda rngs: fb.MaskedAutoregressive(
+        D, context_size=C, conditioner=UNROLLED, hidden_sizes=(16,), rngs=rngs
     ),
     "autoregressive circle embed": lambda rngs: fb.MaskedAutoregressive(
         D, context_size=C, rngs=rngs, **NETWORK
@@ -137,6 +143,9 @@ FLOWS = {
         },
     }.items()
 } | {
+    "iaf unrolled": lambda rngs: flows.iaf(
+        D, num_layers=2, conditioner=UNROLLED, hidden_sizes=(16,), rngs=rngs
+    ),
     "nsf": lambda rngs: flows.nsf(D, num_layers=2, hidden_sizes=(16,), rngs=rngs),
     "nsf autoregressive context": lambda rngs: flows.nsf(
         D, autoregressive=True, num_layers=2, hidden_sizes=(16,), context_size=C, rngs=rngs

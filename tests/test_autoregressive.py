@@ -85,6 +85,7 @@ def test_second_derivatives_are_those_of_the_naive_loop(kind, inverse):
         np.testing.assert_allclose(hessian(inverse_of), hessian(naive_inverse), rtol=0, atol=1e-10)
 
 
+@pytest.mark.slow
 @methods
 def test_check_grads_to_second_order_in_both_modes(inverse):
     with jax.enable_x64(True):

@@ -121,8 +121,11 @@ def test_a_polish_that_diverges_leaves_the_student_of_the_warm_start(monkeypatch
 @pytest.mark.parametrize(
     "make_teacher",
     [
-        lambda: distrax.MultivariateNormalTri(
-            jnp.array([5.0, 1.0]), jnp.array([[2.0, 0], [1.0, 0.1]])
+        pytest.param(
+            lambda: distrax.MultivariateNormalTri(
+                jnp.array([5.0, 1.0]), jnp.array([[2.0, 0], [1.0, 0.1]])
+            ),
+            marks=pytest.mark.slow,
         ),
         pytest.param(
             lambda: perturbed(flows.real_nvp(2, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0))),
@@ -219,6 +222,7 @@ def test_layouts_with_other_transformers_or_contexts_are_told_apart():
     assert not is_layered(teacher(context_size=2).bijector, iaf())
 
 
+@pytest.mark.slow
 def test_a_student_with_another_base_learns_from_draws():
     maf = teacher(base=flows.DiagonalNormal(2), num_layers=2)
     own = flows.iaf(2, num_layers=2, hidden_sizes=(16, 16), rngs=nnx.Rngs(1))

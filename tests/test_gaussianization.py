@@ -38,7 +38,12 @@ def test_the_start_finds_independent_sources():
 
 @pytest.mark.runs_long
 @pytest.mark.parametrize(
-    ("num_rows", "most"), [(4, 30), (12, 10), (50, 0.6), (1000, 0.2), (10_000, 0.1)]
+    ("num_rows", "most"),
+    [
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(4, 30), (12, 10), (1000, 0.2)]),
+        (50, 0.6),
+        pytest.param(10_000, 0.1, marks=pytest.mark.slow),
+    ],
 )
 def test_the_start_learns_no_noise_by_heart(num_rows, most):
     rng = np.random.default_rng(0)
@@ -50,6 +55,7 @@ def test_the_start_learns_no_noise_by_heart(num_rows, most):
     assert excess < most
 
 
+@pytest.mark.slow
 def test_the_order_of_the_rows_does_not_matter():
     rng = np.random.default_rng(0)
     sensor = np.arange(50_000) % 5  # in turn
@@ -112,6 +118,7 @@ def test_components_of_logistics_start_unlike_each_other():
     assert result.flow.log_prob(x / 3).mean() - np.log(3) > normal + 1.0
 
 
+@pytest.mark.slow
 def test_contexts_steer_every_layer():
     rng = np.random.default_rng(0)
     c, e = rng.normal(size=(2, 3000, 1))

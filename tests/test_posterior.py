@@ -120,7 +120,7 @@ def test_bad_input(off_target, call, match):
         call(off_target)
 
 
-@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("trained", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_target_that_is_cut_is_fitted_inside(trained):
     """q learns the normal that was cut, and then to lie inside; its weights do the cutting."""
     with pytest.warns(UserWarning, match="draws lie where the target has no mass"):
@@ -139,6 +139,7 @@ def test_a_target_that_is_cut_is_fitted_inside(trained):
     assert posterior.refine(seed=KEY).draws[..., 0].max() <= 1
 
 
+@pytest.mark.slow
 def test_a_target_that_is_nan_in_a_region_is_fitted_elsewhere_and_said_to_be():
     target = lambda theta: jnp.where(theta[0] > 1, jnp.nan, -0.5 * jnp.sum(theta**2))
     with pytest.warns(UserWarning, match="weights are not finite"):
@@ -159,6 +160,7 @@ def test_a_flow_of_ones_own_starts_behind_a_whitening_map(start):
     assert abs(posterior.diagnostics.log_evidence.value) < 0.02
 
 
+@pytest.mark.slow
 def test_a_trained_flow_goes_on_from_where_it_is():
     first = flows.fit_posterior(
         lambda theta: -jnp.sum(theta**4), event_size=2, key=KEY, num_steps=300, progress=False

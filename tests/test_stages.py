@@ -98,6 +98,7 @@ def test_tails_that_the_first_stage_leaves_short_are_learnt():
     assert posterior.diagnostics.ess > 9000
 
 
+@pytest.mark.slow
 def test_evenly_weighted_tails_need_no_second_stage():
     posterior = fitted(lambda x: -jnp.sum(x**4 / 12 + x**2 / 2), event_size=2, num_steps=300)
     assert posterior.losses.size == 300
@@ -210,6 +211,7 @@ def two_scales(share, distance):
     return target
 
 
+@pytest.mark.slow
 def test_a_narrow_mode_is_found():
     posterior = fitted(two_scales(0.3, 2.5), event_size=4, num_steps=20)
     assert posterior.diagnostics.trustworthy, posterior.diagnostics

@@ -181,6 +181,7 @@ def test_a_table_of_all_kinds_is_learnt_and_drawn():
     assert abs(held_out + min(result.history["validation"])) < 0.15  # the bound, both times
 
 
+@pytest.mark.slow
 def test_angles_beside_numbers_are_learnt_and_have_no_seam():
     n = 3000
     hour = RNG.normal(0, 2, n) % 24
@@ -509,6 +510,7 @@ def test_noise_stays_inside():
         flows.fit(counts, RNG.poisson(3, (500, 1)), dequantize=0.5, **options)
 
 
+@pytest.mark.slow
 def test_a_posterior_may_have_a_support_but_no_integers():
     def log_density(theta):  # a gamma and a beta
         return (2 * jnp.log(theta[0]) - theta[0]) + jnp.log(theta[1] * (1 - theta[1]))

@@ -74,13 +74,13 @@ def test_parameters_broadcast_against_points(transformer):
 @pytest.mark.parametrize(
     ("name", "architecture"),
     [
-        ("spline", flows.iaf),
+        pytest.param("spline", flows.iaf, marks=pytest.mark.slow),
         ("circular", flows.real_nvp),
         ("logistics", flows.maf),
         ("composed", flows.maf),
         ("composed", flows.real_nvp),
         ("of one's own", flows.maf),
-        ("of one's own", flows.iaf),
+        pytest.param("of one's own", flows.iaf, marks=pytest.mark.slow),
         ("of one's own", flows.real_nvp),
     ],
 )

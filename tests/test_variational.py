@@ -198,7 +198,12 @@ def test_modes_are_kept(loc, scale, share):
 
 
 @pytest.mark.parametrize(
-    ("size", "distance", "width"), [(1, 10.0, 1.0), (2, 1000.0, 1.0), (2, 30.0, 5.0)]
+    ("size", "distance", "width"),
+    [
+        pytest.param(1, 10.0, 1.0, marks=pytest.mark.slow),
+        (2, 1000.0, 1.0),
+        pytest.param(2, 30.0, 5.0, marks=pytest.mark.slow),
+    ],
 )
 def test_modes_are_kept_at_any_distance_and_of_any_width(size, distance, width):
     distance, width = jnp.asarray(distance), jnp.asarray(width)
@@ -213,7 +218,7 @@ def test_modes_are_kept_at_any_distance_and_of_any_width(size, distance, width):
     assert abs(posterior.diagnostics.log_evidence.value) < 0.02
 
 
-@pytest.mark.parametrize("size", [3, 4])
+@pytest.mark.parametrize("size", [3, pytest.param(4, marks=pytest.mark.slow)])
 def test_modes_of_correlated_coordinates_are_kept(size):
     """In an odd number of dimensions the couplings' permutations do not undo one another."""
     rng = np.random.default_rng(size)
