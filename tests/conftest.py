@@ -44,6 +44,12 @@ def compile_quickly(request):
     jax.config.update("jax_disable_most_optimizations", not runs_long)
 
 
+@pytest.fixture(autouse=True)
+def time_little(monkeypatch):
+    """Reports of distillations time single draws alone: each size is two programs to compile."""
+    monkeypatch.setattr("flows.distillation.measures.BATCHES", (1,))
+
+
 @pytest.fixture(autouse=True, scope="module")
 def forget_programs():
     """Forgets each module's programs, whose memory is limited."""

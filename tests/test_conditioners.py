@@ -128,7 +128,7 @@ def test_a_teacher_with_networks_of_its_own_learns_from_draws():
     small = flows.real_nvp(2, num_layers=2, rngs=nnx.Rngs(1))
     result = flows.distill(maf, small, key=jax.random.key(0), num_steps=10, progress=False)
     assert np.isfinite(result.losses).all()
-    with pytest.raises(ValueError, match="with networks that are flows.conditioners.MaskedMLP"):
+    with pytest.raises(ValueError, match=r"with networks that are flows\.conditioners"):
         flows.iaf_like(maf, rngs=nnx.Rngs(1))
 
 

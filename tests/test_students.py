@@ -15,11 +15,13 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 
 import flows
 from flows.conditioners import Unrolled
+from flows.distillation import measures
 from flows.distillation.distill import CLOSE
 from flows.distillation.layerwise import is_layered
 from flows.divergences.supports import ends
 
 KEY = jax.random.key(0)
+BATCHES = measures.BATCHES
 ONE = jnp.ones(2)
 FIVES = 5 + np.random.default_rng(0).normal(size=(900, 2)).astype(np.float32)
 NORMAL = distrax.MultivariateNormalDiag(jnp.zeros(2), ONE)
@@ -255,7 +257,8 @@ def test_what_is_no_teacher_is_refused(arguments, error, match):
         flows.iaf_like(maf(), num_passes=-1, rngs=nnx.Rngs(0))
 
 
-def test_the_report_agrees_with_the_divergences():
+def test_the_report_agrees_with_the_divergences(monkeypatch):
+    monkeypatch.setattr(measures, "BATCHES", BATCHES)
     teacher = maf(2, num_layers=1)
     student = flows.iaf_like(teacher, num_passes=0, hidden_sizes=(2,), rngs=nnx.Rngs(1))
     report = flows.distill(teacher, student, key=KEY, num_steps=2, progress=False).report

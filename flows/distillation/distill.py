@@ -13,9 +13,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flows import _checks, supports
-from flows.density import negative_log_likelihood
-from flows.distillation.layerwise import equal, is_layered, matching_loss
+from flows.distillation.layerwise import equal, is_layered
 from flows.distillation.measures import log_ratios
+from flows.distillation.objectives import layer_matching, likelihood, symmetric_kl
 from flows.distillation.one_sided import NUM_STEPS_ON_DRAWS, from_density, from_draws
 from flows.distillation.report import make_report
 from flows.distillation.result import DistillResult
@@ -35,7 +35,6 @@ from flows.distillation.teachers import (
 from flows.distributions import Flow, require_flow
 from flows.divergences.supports import comparable
 from flows.training import TrainingState, adam_unless_given, train
-from flows.variational.objectives import reverse_kl
 
 NUM_STEPS = 5_000  # layer by layer
 LAYERWISE_RATE, DRAWS_RATE, POLISH_RATE = 1e-2, 3e-3, 5e-4
@@ -47,7 +46,7 @@ NUM_CHECKED = 10_000  # draws of each that tell whether it is needed
 
 def distill(
     teacher: Any,
-    student: Flow | str = "iaf",
+    student: Flow | str | None = "iaf",
     *,
     data: Any = None,
     key: jax.Array,
@@ -129,6 +128,7 @@ def distill(
         "learning_rate": learning_rate, "optimizer": optimizer, "mesh": mesh,
         "checkpoint_dir": checkpoint_dir, "callback": callback, "progress": progress,
     }  # fmt: skip
+    student = "iaf" if student is None else student
     has_draws, has_density = abilities(teacher)
     if not has_density:
         return from_draws(teacher, student, data, key, num_steps, batch_size, options)
@@ -143,6 +143,8 @@ def distill(
     # Divergences are the same on the real line that supports are the image of.
     source = on_real_line(teacher)
     pool = teacher_draws(source, contexts, pool_key, least=batch_size)
+    rest = teacher_draws(source, contexts, jax.random.fold_in(pool_key, 1))
+    fresh = jax.tree.map(lambda a: a[:NUM_VALIDATION], rest)
     if isinstance(student, str):
         rngs = nnx.Rngs(network_key)
         student = make_student(student, teacher, columns, pool, rngs)
@@ -161,7 +163,7 @@ def distill(
     directory = lambda name: checkpoint_dir and os.path.join(checkpoint_dir, name)
     warm = stage(
         student,
-        functools.partial(_layer_matching if layered else _likelihood, source),
+        functools.partial(layer_matching if layered else likelihood, source),
         pool,
         key=warm_key,
         optimizer=adam_unless_given(optimizer, learning_rate, num_warm, rate),
@@ -170,9 +172,6 @@ def distill(
         description="warm start",
     )
     runs = {"warm_start": warm}
-    fresh = teacher_draws(
-        source, contexts, jax.random.fold_in(pool_key, 2), size=max(NUM_VALIDATION, batch_size)
-    )
     if warm.stop_reason == "finished" and not _is_close(source, warm.module, fresh, report_key):
         num_polish = num_steps - num_warm
         peak = None if learning_rate is None else learning_rate * POLISH_RATE / rate
@@ -180,10 +179,10 @@ def distill(
             warnings.filterwarnings("ignore", "No epoch was better on validation than the start")
             runs["polish"] = stage(
                 warm.module,
-                functools.partial(_symmetric_kl, source),
+                functools.partial(symmetric_kl, source),
                 pool,
-                validation=jax.tree.map(lambda a: a[:NUM_VALIDATION], fresh),
-                metric=functools.partial(_likelihood, source),
+                validation=fresh,
+                metric=functools.partial(likelihood, source),
                 key=polish_key,
                 optimizer=adam_unless_given(optimizer, peak, num_polish, POLISH_RATE),
                 num_steps=num_polish,
@@ -192,10 +191,8 @@ def distill(
             )
     final = list(runs.values())[-1]
     if held_out is None:
-        rest_key = jax.random.fold_in(pool_key, 1)
-        held_out, _, _ = teacher_draws(source, None, rest_key, size=MAX_HELD_OUT)
-        if columns is not None:
-            held_out = on_support(columns, held_out)
+        held_out = rest[0][-MAX_HELD_OUT:]
+        held_out = held_out if columns is None else on_support(columns, held_out)
     report = make_report(
         teacher,
         final.module,
@@ -249,26 +246,3 @@ def _is_close(teacher: Any, student: Flow, draws: Batch, key: jax.Array) -> bool
     there = log_ratios(teacher, student, key, NUM_CHECKED)
     back = log_ratios(student, teacher, jax.random.fold_in(key, 1), NUM_CHECKED)
     return bool(there.mean() + back.mean() <= CLOSE)
-
-
-def _layer_matching(teacher: Flow, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
-    """Objective of the warm start of a student laid out like its teacher."""
-    x, context, _ = batch
-    return matching_loss(teacher.bijector, student.bijector, x, context)[1]
-
-
-def _likelihood(teacher: Any, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
-    """Objective of the warm start of any other student, and what finds the best one."""
-    return negative_log_likelihood(student.unconstrained(), batch, key)
-
-
-def _symmetric_kl(teacher: Any, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
-    """Objective of the polish: draws of both divergences, summed."""
-    x, context, _ = batch
-    student = student.unconstrained()
-    sample_shape = x.shape[:-1]
-    if context is not None:
-        teacher, student = teacher.condition(context), student.condition(context)
-        sample_shape = ()
-    reverse = reverse_kl(student, teacher.log_prob, key, sample_shape)
-    return reverse + teacher.log_prob(x) - student.log_prob(x)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 from flax import nnx
 
+from flows import _checks
 from flows.density import fit
 from flows.distillation.result import DistillResult
 from flows.distillation.samples import compare_draws
@@ -28,6 +29,8 @@ def from_draws(
 ) -> DistillResult:
     """Maximum likelihood on draws, of which a tenth is held out unless there are data."""
     draw_key, network_key, fit_key, report_key = jax.random.split(key, 4)
+    if data is not None and len(_checks.pair("data", data)[0]) < 2:
+        raise ValueError("data must have at least 2 rows to compare with, got fewer.")
     x, context = rows_of(teacher, draw_key)
     if isinstance(student, str):
         student = make_student(student, teacher, None, (x, context, None), nnx.Rngs(network_key))

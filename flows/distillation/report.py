@@ -139,7 +139,8 @@ class DistillReport:
         return plotting.distillation(self)
 
     def __str__(self) -> str:
-        error = lambda khat: f"  (heavy tail: k-hat {khat:.2f})" if khat > RELIABLE else ""
+        heavy = lambda khat: khat > RELIABLE and self.worst_log_ratio > 1  # below it is harmless
+        error = lambda khat: f"  (heavy tail: k-hat {khat:.2f})" if heavy(khat) else ""
         rows = [
             ("KL(student || teacher)", f"{self.kl_student_teacher} nats{error(self.khat[0])}"),
             ("KL(teacher || student)", f"{self.kl_teacher_student} nats{error(self.khat[1])}"),

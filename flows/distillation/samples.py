@@ -1,5 +1,6 @@
 """What is known of a student whose teacher has draws, and no density."""
 
+import contextlib
 import dataclasses
 from typing import Any
 
@@ -13,6 +14,7 @@ from flows.divergences import Estimate, c2st, energy_distance
 
 NUM_COMPARED = 2000  # draws of each: both comparisons cost their square, or a classifier's fit
 LEAST_P = 0.01
+ENOUGH = 50  # rows of each for a classifier
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +24,8 @@ class SampleReport:
     Attributes:
         energy_distance: Between held-out draws of the teacher and those of the student, in
             standard deviations of the columns, with the p-value of "they are equally distributed".
-        c2st: How often a classifier tells them apart, 1/2 if they are equal; None without
-            scikit-learn (the extra "samples").
+        c2st: How often a classifier tells them apart, 1/2 if they are equal; None of fewer than 50
+            rows, or without scikit-learn (the extra "samples").
         nll_student: Mean negative log-likelihood of the student on held-out draws, in nats.
         timings: `Timing`s of the student; the teacher's are NaN.
     """
@@ -63,7 +65,7 @@ class SampleReport:
         }
 
     def __str__(self) -> str:
-        missing = 'not made: pip install "flows-jax[samples]"'
+        missing = f"not made: it needs {ENOUGH} held-out rows and scikit-learn"
         p_value = float(self.energy_distance.p_value)  # type: ignore[arg-type]
         rows = [
             ("energy distance", f"{self.energy_distance} (p-value {p_value:.2g})"),
@@ -90,10 +92,9 @@ def compare_draws(
     known = [] if context is None else [context]
     scale = lambda rows: (rows - x.mean(axis=0)) / jnp.maximum(x.std(axis=0), 1e-12)
     of_both = [jnp.concatenate([scale(rows), *known], axis=1) for rows in (x, y)]
-    try:
-        accuracy = c2st(*of_both)
-    except ImportError:
-        accuracy = None
+    accuracy = None
+    with contextlib.suppress(ImportError):
+        accuracy = c2st(*of_both) if len(x) >= ENOUGH else None
     return SampleReport(
         energy_distance=energy_distance(*of_both, key=test_key, num_permutations=199),
         c2st=accuracy,

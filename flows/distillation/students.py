@@ -27,8 +27,9 @@ def iaf_like(teacher: Flow, *, num_passes: int = 2, rngs: nnx.Rngs, **network: A
 
     Args:
         teacher: A flow with layers as `flows.maf` makes them; all its other layers are copied.
-        num_passes: The more, the closer the student and the slower its draws. 0 for networks of
-            the noise alone, which learn the teacher's from the start: with small ones draws are
+        num_passes: The more, the closer the student and the slower its draws; with as many as
+            coordinates, of which there are no more, it is the teacher. 0 for networks of the noise
+            alone, which learn the teacher's from the start: with small ones draws are
             faster, and much further from the teacher.
         rngs: Source of the initial weights.
         **network: Options of the networks of the noise, those of `flows.maf`: `hidden_sizes=`,
@@ -101,7 +102,10 @@ def _copy(bijector: Bijector, rngs: nnx.Rngs, *, num_passes: int, network: dict)
     sizes = tuple(min(size, WIDEST_GUESS) for size in layer.conditioner.hidden_sizes)
     guess = functools.partial(MaskedMLP, **(theirs | {"hidden_sizes": sizes} | network))
     unrolled = functools.partial(
-        Unrolled, transformer=nnx.clone(transformer), num_passes=num_passes, guess=guess
+        Unrolled,
+        transformer=nnx.clone(transformer),
+        num_passes=min(num_passes, layer.event_size),  # no more are needed
+        guess=guess,
     )
     copied = make(conditioner=unrolled, **theirs)
     copied.conditioner.network = frozen(layer.conditioner)

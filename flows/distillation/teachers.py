@@ -12,11 +12,11 @@ import numpy as np
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from flows import _checks, supports
-from flows.distributions import Flow
 from flows.divergences.supports import ends, space
 
 POOL_SIZE = 50_000  # teacher draws to learn from
 MAX_HELD_OUT = 10_000
+MIN_ROWS = 20
 
 Batch = tuple[jax.Array, jax.Array | None, None]
 """Draws [n, D], their contexts [n, C] if there are any, and no weights."""
@@ -104,6 +104,11 @@ def rows_of(teacher: Any, key: jax.Array) -> tuple[jax.Array, jax.Array | None]:
         return teacher_draws(teacher, None, key)[:2]
     x, context = _checks.pair("teacher", teacher)
     x = _checks.table("teacher", x)
+    if len(x) < MIN_ROWS:
+        raise ValueError(
+            f"teacher must have at least {MIN_ROWS} draws, a tenth of which is held out, got "
+            f"{len(x)}."
+        )
     if context is None:
         return x, None
     context = _checks.table("teacher[1]", context, integers=True)
@@ -131,7 +136,7 @@ def columns_of(teacher: Any) -> supports.Columns | None:
     Raises:
         ValueError: They are no intervals, one for each column, but integers or a simplex.
     """
-    if isinstance(teacher, Flow):
+    if hasattr(teacher, "unconstrained"):
         return teacher.support
     if not isinstance(space(teacher), str) or space(teacher) != "numbers":
         if "integers" in str(space(teacher)):
@@ -148,7 +153,7 @@ def columns_of(teacher: Any) -> supports.Columns | None:
 
 def on_real_line(teacher: Any) -> Any:
     """The teacher on the real line that its support is the image of."""
-    if isinstance(teacher, Flow):
+    if hasattr(teacher, "unconstrained"):
         return teacher.unconstrained()
     columns = columns_of(teacher)
     return teacher if columns is None else Unbounded(teacher, columns)
@@ -175,9 +180,9 @@ def held_out_points(teacher: Any, columns: supports.Columns | None, data: Any, k
         return x[order[:MAX_HELD_OUT]], None, None
     context = _checks.table("data[1]", context, context_size, integers=True)
     _checks.same_length("data[1]", context, "data[0]", x)
-    if len(x) < 20:
+    if len(x) < MIN_ROWS:
         raise ValueError(
-            f"data must have at least 20 rows, a tenth of which is scored, got {len(x)}."
+            f"data must have at least {MIN_ROWS} rows, a tenth of which is scored, got {len(x)}."
         )
     num_scored = min(MAX_HELD_OUT, len(x) // 10)
     scored, trained = order[:num_scored], order[num_scored:]
@@ -185,23 +190,23 @@ def held_out_points(teacher: Any, columns: supports.Columns | None, data: Any, k
 
 
 def teacher_draws(
-    teacher: Any, contexts: jax.Array | None, key: jax.Array, size: int = POOL_SIZE, least: int = 1
+    teacher: Any, contexts: jax.Array | None, key: jax.Array, least: int = 1
 ) -> Batch:
     """Draws, of which those that are not finite are dropped."""
     if contexts is None:
-        x = _sample(teacher, key, (size,))
+        x = _sample(teacher, key, (POOL_SIZE,))
     else:
-        rows = jax.random.randint(key, (size,), 0, len(contexts))
+        rows = jax.random.randint(key, (POOL_SIZE,), 0, len(contexts))
         contexts = contexts[rows]
         x = _sample(teacher.condition(contexts), key, ())
     finite = jnp.isfinite(x).all(axis=-1)
     if finite.sum() < least:
         raise ValueError(
-            f"teacher gives non-finite draws: only {int(finite.sum())} of {size} are finite."
+            f"teacher gives non-finite draws: only {int(finite.sum())} of {POOL_SIZE} are finite."
         )
     if not finite.all():
         warnings.warn(
-            f"{int((~finite).sum())} of {size} draws from the teacher are not finite and "
+            f"{int((~finite).sum())} of {POOL_SIZE} draws from the teacher are not finite and "
             "were dropped.",
             stacklevel=3,
         )

@@ -85,6 +85,10 @@ class Ensemble(Distribution):
             lambda stacked: jax.tree.map(lambda a: a[0], stacked), self.stacked
         ).batch_shape
 
+    def unconstrained(self) -> "Ensemble":
+        """The mixture on the real line that the support is the image of: see `Flow`."""
+        return Ensemble([member.unconstrained() for member in self.members])
+
     def condition(self, context: jax.Array) -> "Ensemble":
         """Binds a context [..., context_size] to all flows: see `Flow.condition`."""
         return Ensemble([member.condition(context) for member in self.members])
