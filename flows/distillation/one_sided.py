@@ -10,8 +10,8 @@ from flows import _checks
 from flows.density import fit
 from flows.distillation.result import DistillResult
 from flows.distillation.samples import compare_draws
-from flows.distillation.students import make_student
-from flows.distillation.teachers import check_teacher, is_distribution, rows_of
+from flows.distillation.students import KINDS, make_student
+from flows.distillation.teachers import check_teacher, columns_of, is_distribution, rows_of
 from flows.distributions import Flow
 from flows.variational import fit_posterior
 
@@ -34,14 +34,17 @@ def from_draws(
     x, context = rows_of(teacher, draw_key)
     if isinstance(student, str):
         student = make_student(student, teacher, None, (x, context, None), nnx.Rngs(network_key))
-    num_epochs = math.ceil((num_steps or NUM_STEPS_ON_DRAWS) * batch_size / len(x))
+    num_trained = len(x) if data is not None else len(x) - max(1, len(x) // 10)
+    batch_size = min(batch_size, num_trained)
+    steps_per_epoch = math.ceil(num_trained / batch_size)
+    num_epochs = max(1, (num_steps or NUM_STEPS_ON_DRAWS) // steps_per_epoch)
     run = fit(
         student,
         x,
         context=context,
         validation="auto" if data is None else data,
         key=fit_key,
-        batch_size=None if batch_size > len(x) else batch_size,
+        batch_size=batch_size,
         max_epochs=num_epochs,
         **options,
     )
@@ -69,6 +72,13 @@ def from_density(
     if data is not None:
         raise ValueError("data is for a teacher with draws and a density; this has no draws.")
     flow = None if isinstance(student, str) else student
+    if flow is None:
+        _checks.one_of("student", student, KINDS)
+    if is_distribution(teacher) and columns_of(teacher) is not None:
+        raise ValueError(
+            f"teacher must be over all real numbers where it has no draws, and {teacher.name} is "
+            "bounded: give the density of what its columns are mapped to."
+        )
     if flow is None and not is_distribution(teacher):
         raise ValueError(
             "student must be a flow, such as flows.real_nvp(D), for a teacher that is a function: "

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flows.distillation.measures import Timing, log_ratios, seconds_of_draws
+from flows.distillation.measures import BLOCK, Timing, bound_to, log_ratios, seconds_of_draws
 from flows.distributions import Flow
 from flows.divergences import Estimate
 from flows.divergences.symmetric import (
@@ -20,6 +20,7 @@ from flows.variational.weights import pareto_smoothed
 
 GOOD, GOOD_EACH = 0.05, 0.02  # nats of both divergences, and for each dimension: the larger counts
 WORST = 50.0  # nats of a single draw
+IMPOSSIBLE = 0.01  # nats below 0, and 5 standard errors
 RELIABLE = 0.7  # k-hat of |log ratios|
 FASTER = 1.2  # times
 
@@ -27,6 +28,10 @@ FASTER = 1.2  # times
 @dataclasses.dataclass(frozen=True)
 class DistillReport:
     """How far a student is from its teacher, and whether to use it in its place.
+
+    Of a conditional flow divergences are means over the scored contexts, and errors are those of
+    the draws at them. With integer columns divergences are of the densities that are rounded:
+    bounds, from above, of those between the integers.
 
     Attributes:
         kl_student_teacher: KL(student || teacher) in nats; blind to modes the student dropped.
@@ -101,9 +106,11 @@ class DistillReport:
 
     def _reasons(self) -> list[str]:
         """What speaks against the student."""
-        reasons = []
-        limit = max(GOOD, GOOD_EACH * self.event_size)
         both = [self.kl_student_teacher, self.kl_teacher_student]
+        reasons = []
+        if any(kl.value < -5 * kl.standard_error - IMPOSSIBLE for kl in both):
+            reasons.append("not comparable: a KL below 0, as of what is no density of such draws")
+        limit = max(GOOD, GOOD_EACH * self.event_size)
         furthest = max((float(kl.value) for kl in both), key=lambda kl: np.nan_to_num(kl, nan=1e9))
         if not furthest <= limit:
             reasons.append(f"not close: a KL of {furthest:.2g} nats, more than {limit:.2g}")
@@ -116,7 +123,7 @@ class DistillReport:
         return reasons
 
     def to_dict(self) -> dict[str, Any]:
-        """Its numbers, ready for JSON; the log ratios are left out."""
+        """Its numbers, ready for JSON (None where not finite); the log ratios are left out."""
         out: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -130,7 +137,8 @@ class DistillReport:
                 value = [timing._asdict() for timing in value]
             if field.name != "log_ratios":
                 out[field.name] = value
-        return out | {"khat": list(self.khat), "deploy": self.deploy, "verdict": self.verdict}
+        out |= {"khat": list(self.khat), "deploy": self.deploy, "verdict": self.verdict}
+        return _for_json(out)
 
     def plot(self) -> Any:
         """Log ratios and sampling times: see `flows.plotting.distillation`."""
@@ -187,13 +195,11 @@ def make_report(
         key: Random key.
     """
     student_key, teacher_key, time_key = jax.random.split(key, 3)
-    conditional = [teacher, student]
-    if context is not None:
-        teacher, student = teacher.condition(context), student.condition(context)
-        on_real_line = tuple(dist.condition(context) for dist in on_real_line)
-    nll_teacher, nll_student = (-_log_prob(dist, held_out) for dist in (teacher, student))
-    of_student = -log_ratios(*on_real_line[::-1], student_key)
-    of_teacher = log_ratios(*on_real_line, teacher_key)
+    scored = bound_to([teacher, student], context, len(held_out))
+    nll_teacher, nll_student = (-_log_prob(dist, held_out) for dist in scored)
+    pair = bound_to(list(on_real_line), context, BLOCK)
+    of_student = -log_ratios(pair[1], pair[0], student_key)
+    of_teacher = log_ratios(pair[0], pair[1], teacher_key)
     both = np.concatenate([of_student, of_teacher])
     sides = [(jnp.asarray(t), jnp.ones(len(t)), len(t)) for t in (of_teacher, of_student)]
     apart = mean_over_sides(sides, total_variation_of)
@@ -214,16 +220,27 @@ def make_report(
         held_out=name,
         timings=tuple(
             Timing(num_draws, *times)
-            for num_draws, times in seconds_of_draws(conditional, context, time_key)
+            for num_draws, times in seconds_of_draws([teacher, student], context, time_key)
         ),
         log_ratios=(of_student, of_teacher),
         event_size=student.event_size,
     )
 
 
+def _for_json(value: Any) -> Any:
+    """The same with None for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: _for_json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_for_json(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
 def _tail(log_ratios_: np.ndarray) -> float:
-    """k-hat of |log ratios|; -inf where they are all but equal."""
+    """k-hat of |log ratios|; -inf where they are all but equal, inf where some are not finite."""
     size = np.abs(log_ratios_)
+    if not np.isfinite(size).all():
+        return np.inf
     if not size.max() > 0:
         return -np.inf
     with np.errstate(divide="ignore"):

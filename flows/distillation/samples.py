@@ -36,8 +36,15 @@ class SampleReport:
     timings: tuple[Timing, ...]
 
     @property
+    def num_compared(self) -> int:
+        """Draws of each that were compared."""
+        return self.energy_distance.num_samples // 2
+
+    @property
     def deploy(self) -> bool:
-        """Whether neither comparison tells the draws apart."""
+        """Whether neither comparison tells the draws apart, and there are enough of them."""
+        if self.num_compared < ENOUGH:
+            return False
         tests = [self.energy_distance] + ([] if self.c2st is None else [self.c2st])
         return all(float(test.p_value) > LEAST_P for test in tests)  # type: ignore[arg-type]
 
@@ -45,8 +52,9 @@ class SampleReport:
     def verdict(self) -> str:
         """Whether to use the student, or why not, in a line."""
         if self.deploy:
-            each = self.energy_distance.num_samples // 2
-            return f"deploy: {each:,} draws of each cannot be told apart"
+            return f"deploy: {self.num_compared:,} draws of each cannot be told apart"
+        if self.num_compared < ENOUGH:
+            return f"not known: {self.num_compared} draws to compare with, {ENOUGH} are needed"
         return "not close: its draws can be told from the teacher's"
 
     def to_dict(self) -> dict[str, Any]:

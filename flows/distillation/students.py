@@ -15,10 +15,13 @@ from flows.distributions import Flow, require_flow
 from flows.divergences.supports import space
 
 KINDS = ("coupling", "iaf")
+DEFAULT_PASSES = 2
 WIDEST_GUESS = 128  # units: a guess may be rough, and then costs little beside the passes
 
 
-def iaf_like(teacher: Flow, *, num_passes: int = 2, rngs: nnx.Rngs, **network: Any) -> Flow:
+def iaf_like(
+    teacher: Flow, *, num_passes: int = DEFAULT_PASSES, rngs: nnx.Rngs, **network: Any
+) -> Flow:
     r"""An IAF laid out like a MAF: the same layers, orders, whitening, context, base and support.
 
     Each layer has the network of the MAF layer and a guess of its own: it corrects the guess by
@@ -56,10 +59,16 @@ def iaf_like(teacher: Flow, *, num_passes: int = 2, rngs: nnx.Rngs, **network: A
             "teacher must have layers as flows.maf makes them, with networks that are "
             f"flows.conditioners.MaskedMLP, for an IAF like it; got {teacher.bijector.name}."
         )
-    if num_passes != 0:
-        _checks.positive_int("num_passes", num_passes)
+    _checks.positive_int("num_passes", num_passes, least=0)
     copy = functools.partial(_copy, num_passes=num_passes, network=network)
     return Flow(nnx.clone(teacher.base), copy(teacher.bijector, rngs), teacher.support)
+
+
+def with_passes(student: Flow, teacher: Flow, num_passes: int) -> Flow:
+    """The student of `iaf_like(teacher)` with another number of passes."""
+    other = iaf_like(teacher, num_passes=num_passes, rngs=nnx.Rngs(0))
+    nnx.update(other, nnx.state(student, nnx.Param))
+    return other
 
 
 def has_maf_layers(teacher: Any) -> bool:

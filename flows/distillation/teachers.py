@@ -12,11 +12,13 @@ import numpy as np
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from flows import _checks, supports
+from flows.distributions import Flow
 from flows.divergences.supports import ends, space
 
 POOL_SIZE = 50_000  # teacher draws to learn from
 MAX_HELD_OUT = 10_000
 MIN_ROWS = 20
+NUM_PROBED = 64  # draws that are moved beyond all others, column by column
 
 Batch = tuple[jax.Array, jax.Array | None, None]
 """Draws [n, D], their contexts [n, C] if there are any, and no weights."""
@@ -130,14 +132,22 @@ def check_teacher(teacher: Any) -> tuple[int, int | None]:
     return teacher.event_shape[0], getattr(teacher, "context_size", None)
 
 
-def columns_of(teacher: Any) -> supports.Columns | None:
-    """The supports of a teacher's columns; None where all are real.
+def columns_of(teacher: Any, student: Any = None) -> supports.Columns | None:
+    """The supports of a teacher's columns, where it is no flow those of its student if that is one.
+
+    Returns:
+        None where all are real.
 
     Raises:
         ValueError: They are no intervals, one for each column, but integers or a simplex.
     """
     if hasattr(teacher, "unconstrained"):
         return teacher.support
+    theirs = student.support if isinstance(student, Flow) else None
+    if theirs is not None and not supports.of_kind(theirs, "circle").any():
+        draws = teacher_draws(teacher, None, jax.random.key(0))[0]
+        supports.require_inside("the draws of teacher", draws, theirs)
+        return theirs
     if not isinstance(space(teacher), str) or space(teacher) != "numbers":
         if "integers" in str(space(teacher)):
             raise ValueError(
@@ -151,12 +161,41 @@ def columns_of(teacher: Any) -> supports.Columns | None:
     )
 
 
-def on_real_line(teacher: Any) -> Any:
+def on_real_line(teacher: Any, columns: supports.Columns | None) -> Any:
     """The teacher on the real line that its support is the image of."""
     if hasattr(teacher, "unconstrained"):
         return teacher.unconstrained()
-    columns = columns_of(teacher)
     return teacher if columns is None else Unbounded(teacher, columns)
+
+
+def check_draws(source: Any, x: jax.Array) -> None:
+    """Raises where draws [n, D] show what the family of a teacher, no flow, does not say.
+
+    Raises:
+        ValueError: A column has whole numbers alone, or the density ends not far beyond the draws.
+    """
+    if hasattr(source, "condition"):
+        return
+    whole = np.asarray((x == jnp.round(x)).all(axis=0))
+    if whole.any():
+        raise ValueError(
+            f"teacher must be over real numbers, and all draws of {source.name} are whole numbers "
+            f"in column {whole.argmax()}: fit a flow with support=flows.supports.integers()."
+        )
+    low, high = x.min(axis=0), x.max(axis=0)
+    reach = (high - low) / 2
+    beyond = jnp.stack([low - reach, high + reach])  # [2, D]
+    rows = jnp.broadcast_to(x[:NUM_PROBED], (2, x.shape[1], *x[:NUM_PROBED].shape))
+    i = np.arange(x.shape[1])
+    rows = rows.at[:, i, :, i].set(beyond.T[..., None])
+    dense = jnp.isfinite(jax.jit(lambda dist, x: dist.log_prob(x))(source, rows)).any(axis=-1)
+    if not dense.all():
+        column = int(np.flatnonzero(~np.asarray(dense).all(axis=0))[0])
+        raise ValueError(
+            f"teacher must be over all real numbers or say its bounds, and {source.name} has no "
+            f"density beyond {float(low[column]):.4g} or {float(high[column]):.4g} in column "
+            f"{column}: give a student with support=, such as flows.supports.interval(a, b)."
+        )
 
 
 def on_support(columns: supports.Columns, u: jax.Array) -> jax.Array:

@@ -15,8 +15,8 @@ UNIT = {"Beta", "Kumaraswamy", "LogitNormal"}
 
 
 DISCRETE = {
-    "Bernoulli", "Binomial", "Categorical", "Geometric", "Multinomial", "NegativeBinomial",
-    "OneHotCategorical", "Poisson",
+    "Bernoulli", "BetaBinomial", "Binomial", "Categorical", "DirichletMultinomial", "Geometric",
+    "Multinomial", "NegativeBinomial", "OneHotCategorical", "Poisson", "Skellam", "Zipf",
 }  # fmt: skip
 
 
@@ -57,8 +57,10 @@ def comparable(p: Any, q: Any) -> bool:
 
 def space(dist: Any) -> Any:
     """What its events are: see `flows.distributions.Distribution.space`."""
-    if type(dist).__name__ == "Independent":
+    if type(dist).__name__ in ("Independent", "Sample"):
         return space(dist.distribution)
+    if hasattr(dist, "components_distribution"):
+        return space(dist.components_distribution)
     known = {"VonMises": f"angles of period {2 * math.pi:.9g}"}
     known |= dict.fromkeys(DISCRETE, "integers")
     return getattr(dist, "space", known.get(type(dist).__name__, "numbers"))
@@ -72,48 +74,58 @@ def ends(dist: Any) -> tuple[np.ndarray, np.ndarray]:
     """
     shape = (*dist.batch_shape, *dist.event_shape)
     name = type(dist).__name__
-    low: Any
-    high: Any
+    low: Any = -np.inf
+    high: Any = np.inf
     if name in POSITIVE or name in UNIT:
         low, high = 0.0, 1.0 if name in UNIT else np.inf
     elif hasattr(dist, "components_distribution"):
         axis = -1 - len(dist.event_shape)
         lows, highs = ends(dist.components_distribution)
         low, high = lows.min(axis=axis), highs.max(axis=axis)
-    elif hasattr(dist, "low") and hasattr(dist, "high"):
+    elif name == "Mixture":
+        lows, highs = zip(*map(ends, dist.components), strict=True)
+        low, high = np.min(lows, axis=0), np.max(highs, axis=0)
+    elif getattr(dist, "low", None) is not None and getattr(dist, "high", None) is not None:
         low, high = dist.low, dist.high
-    elif hasattr(dist, "distribution") and not hasattr(dist, "bijector"):
+    elif name in ("Independent", "Sample"):
         low, high = ends(dist.distribution)
-    else:
-        low, high = _ends_of_map(dist)
+    elif hasattr(dist, "experimental_default_event_space_bijector"):
+        try:
+            bijector = dist.experimental_default_event_space_bijector()
+            event_shape = None if bijector is None else bijector.inverse_event_shape(shape)
+        except (NotImplementedError, TypeError, ValueError):
+            bijector = None  # nobody knows
+        if bijector is not None and event_shape != shape:
+            raise ValueError(f"{dist.name} is over no product of intervals.")
+        if bijector is not None and bijector.forward_min_event_ndims == 0:
+            low, high = _image(bijector, np.full(shape, -np.inf), np.full(shape, np.inf))
+    elif _is_elementwise(getattr(dist, "bijector", None)):
+        low, high = _image(dist.bijector, *ends(dist.distribution))
     low, high = (np.broadcast_to(np.asarray(end, float), shape) for end in (low, high))
     return low, high
 
 
-def _ends_of_map(dist: Any) -> tuple[Any, Any]:
-    """Where the map that makes the values coordinate by coordinate levels off, far out."""
-    if hasattr(dist, "experimental_default_event_space_bijector"):
-        bijector = dist.experimental_default_event_space_bijector()
-        if bijector is None:
-            return -np.inf, np.inf
-        if bijector.inverse_event_shape(dist.event_shape) != dist.event_shape:
-            raise ValueError(f"{dist.name} is over no product of intervals.")
-        each = bijector.forward_min_event_ndims == 0
-    else:
-        bijector = getattr(dist, "bijector", None)
-        each = getattr(bijector, "event_ndims_in", 1) == 0 or hasattr(bijector, "ndims")
-    if bijector is None or not each:
-        return -np.inf, np.inf
-    shape = (*dist.batch_shape, *dist.event_shape)
-    far = [-1e7, -1e6, 1e6, 1e7]
-    ends_ = [np.asarray(bijector.forward(jnp.full(shape, value)), float) for value in far]
-    first = np.where(ends_[0] == ends_[1], ends_[0], -np.inf)
-    last = np.where(ends_[2] == ends_[3], ends_[3], np.inf)
-    falling = ends_[1] > ends_[2]
-    return (
-        np.where(falling, np.where(np.isinf(last), -np.inf, last), first),
-        np.where(falling, np.where(np.isinf(first), np.inf, first), last),
-    )
+def _is_elementwise(bijector: Any) -> bool:
+    """Whether a bijector of distrax maps coordinate by coordinate."""
+    if hasattr(bijector, "bijectors"):
+        return all(map(_is_elementwise, bijector.bijectors))
+    return hasattr(bijector, "ndims") or getattr(bijector, "event_ndims_in", 1) == 0
+
+
+def _image(bijector: Any, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What a monotone map makes of the ends: where it levels off, far out, there is one."""
+    image = lambda points: np.asarray(bijector.forward(jnp.asarray(points)), float)
+
+    def end(of: np.ndarray, sign: float) -> tuple[np.ndarray, np.ndarray]:
+        near, far = (image(np.where(np.isinf(of), sign * size, of)) for size in (1e6, 1e7))
+        return far, np.isfinite(of) | (near == far)
+
+    (first, first_is_end), (last, last_is_end) = end(low, -1), end(high, 1)
+    falls = first > last
+    least = np.where(falls, np.where(last_is_end, last, -np.inf), first)
+    least = np.where(falls | first_is_end, least, -np.inf)
+    largest = np.where(falls, np.where(first_is_end, first, np.inf), last)
+    return least, np.where(falls | last_is_end, largest, np.inf)
 
 
 def log_prob(dist: Any, x: jax.Array) -> jax.Array:
