@@ -188,6 +188,36 @@ def of_variational(rows: list[dict]) -> str:
     return table(head, [line(name, runs) for name, runs in by_target.items()])
 
 
+# distillation.py
+
+
+def of_recipes(rows: list[dict]) -> str:
+    """Both divergences, medians over the seeds, after each time; and the worst log ratio."""
+    budgets = sorted({row["budget s"] for row in rows})
+
+    def cell(name: str, budget: float) -> str:
+        here = [r for r in rows if (r["recipe"], r["budget s"]) == (name, budget)]
+        values = [statistics.median(r[key] for r in here) for key in ("KL(S||T)", "KL(T||S)")]
+        worst = max(r["worst"] for r in here)
+        return f"{values[0]:.2g} / {values[1]:.2g} ({worst:.2g})"
+
+    names = dict.fromkeys(row["recipe"] for row in rows)
+    lines = ([name, *(cell(name, budget) for budget in budgets)] for name in names)
+    return table(["recipe", *(f"{budget} s" for budget in budgets)], lines)
+
+
+def of_students(rows: list[dict], what: str) -> str:
+    """Divergences, the worst log ratio, and times as fast as the teacher."""
+    batches = list(rows[0]["speedup"])
+    lines = (
+        [row[what], f"{row['KL(S||T)']:.2g} / {row['KL(T||S)']:.2g}", f"{row['worst']:.2g}",
+         *(f"{row['speedup'][batch]:.2g}" for batch in batches), f"{row['seconds']:.0f}"]
+        for row in rows
+    )  # fmt: skip
+    heads = (f"speed, {int(batch):,} at once" for batch in batches)
+    return table([what, "KL(S to T) / KL(T to S)", "worst", *heads, "seconds"], lines)
+
+
 # training.py
 
 
