@@ -123,6 +123,7 @@ def test_a_smaller_flow_of_the_teachers_own_kind_learns_layer_by_layer():
 
 
 @pytest.mark.slow
+@pytest.mark.runs_long
 def test_a_maf_learns_from_a_maf_layer_by_layer():
     result = flows.distill(
         maf(), maf(hidden_sizes=(12,), rngs=nnx.Rngs(3)), key=KEY, num_steps=500, progress=False
@@ -132,6 +133,7 @@ def test_a_maf_learns_from_a_maf_layer_by_layer():
 
 
 @pytest.mark.slow
+@pytest.mark.runs_long
 @pytest.mark.parametrize(
     "teacher",
     [
@@ -145,7 +147,7 @@ def test_a_maf_learns_from_a_maf_layer_by_layer():
     ids=["gamma", "beta", "uniform", "lognormal"],
 )
 def test_bounded_teachers_are_learnt_on_the_real_line(teacher):
-    report = flows.distill(teacher, key=KEY, num_steps=3000, progress=False).report
+    report = flows.distill(teacher, key=KEY, num_steps=2000, progress=False).report
     assert report.kl_teacher_student.value < 0.05
     assert report.kl_student_teacher.value < 0.05
     assert np.isfinite(report.nll_teacher.value)
@@ -153,6 +155,7 @@ def test_bounded_teachers_are_learnt_on_the_real_line(teacher):
 
 
 @pytest.mark.slow
+@pytest.mark.runs_long
 def test_a_student_of_a_bounded_teacher_draws_within_its_bounds():
     teacher = tfd.Independent(tfd.Uniform(-ONE, 3 * ONE), 1)
     result = flows.distill(teacher, "coupling", key=KEY, num_steps=400, progress=False)
@@ -251,6 +254,7 @@ def test_a_teacher_of_draws_alone():
 
 
 @pytest.mark.slow
+@pytest.mark.runs_long
 def test_conditional_draws_alone():
     rng = np.random.default_rng(0)
     context = rng.normal(size=(2000, 1))
