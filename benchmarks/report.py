@@ -101,8 +101,8 @@ deviations: those columns say little there.){on(posteriors)}
 
 ## Distillation
 
-`distillation.py`: students of the demo's teacher, a MAF of 8 layers on the galaxy catalogue, so
-sharp that single draws tell. Divergences in nats, KL(student to teacher) / KL(teacher to student),
+`distillation.py`: students of the demo's teacher, a MAF of 8 layers on the galaxy catalogue.
+Divergences in nats, KL(student to teacher) / KL(teacher to student),
 medians of {len({row["seed"] for row in distilled["recipes"]})} seeds, after equal seconds of
 training on one core, compiling aside, and in brackets the worst log ratio of 200,000 draws. The
 default guesses each layer's parameters and corrects the guess by two passes of the teacher's own

@@ -236,3 +236,15 @@ def test_an_interrupted_member_has_no_share():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_an_ensemble_on_the_real_line_is_what_its_support_is_the_image_of():
+    members = [
+        perturbed(flows.maf(2, num_layers=1, support=supports.positive, rngs=nnx.Rngs(i)))
+        for i in range(3)
+    ]
+    ensemble = flows.Ensemble(members)
+    u = np.random.default_rng(0).normal(size=(20, 2))
+    x = np.exp(u)  # log|det dx/du| is the sum of u
+    expected = ensemble.log_prob(x) + u.sum(axis=1)
+    np.testing.assert_allclose(ensemble.unconstrained().log_prob(u), expected, rtol=1e-4, atol=1e-4)
