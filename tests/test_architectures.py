@@ -103,6 +103,7 @@ def test_impossible_arguments_of_splines(make, match):
         make()
 
 
+@pytest.mark.slow
 def test_a_conditional_density_of_two_modes_is_learnt_by_splines():
     """y = +-(2 + 0.3 c) + 0.2 e, of which an affine flow makes one normal: 2.1 nats, not 0.5."""
     rng = np.random.default_rng(0)

@@ -145,6 +145,7 @@ def test_other_teachers_are_learnt_from_their_draws(make_teacher):
     assert result.report.kl_student_teacher.value < 0.1
 
 
+@pytest.mark.slow
 def test_a_student_of_ones_own():
     maf = teacher()
     own = flows.real_nvp(2, num_layers=8, hidden_sizes=(32,), rngs=nnx.Rngs(1))
@@ -303,6 +304,7 @@ def test_bad_input(arguments, error, match):
         flows.distill(**arguments)
 
 
+@pytest.mark.slow
 def test_a_distillation_is_lengthened(tmp_path):
     maf = teacher()
     own = flows.iaf_like(maf, num_passes=0, rngs=nnx.Rngs(1))

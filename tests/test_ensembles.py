@@ -110,6 +110,7 @@ def test_gradients_of_divergences_follow_the_score():
     np.testing.assert_allclose(found, wanted, atol=0.03)
 
 
+@pytest.mark.slow
 def test_fit_ensemble_beats_one_fit():
     x = np.random.default_rng(0).normal(size=(2200, 8)) ** 3  # too few rows for the network
     x, test = x[:200], x[200:]

@@ -24,6 +24,7 @@ def entropy():
     return 1.0 + 0.0 + (0.5 * np.log(2 * np.pi * np.e * 0.2**2) + np.log(2))
 
 
+@pytest.mark.slow
 def test_the_start_finds_independent_sources():
     x, test = sources(10_000), sources(5000, seed=1)
     excess = {}

@@ -50,6 +50,7 @@ def banana(theta):
     return -0.5 * jnp.sum(u.at[1].add(-0.5 * (u[0] ** 2 - 1)) ** 2)
 
 
+@pytest.mark.slow
 @pytest.mark.runs_long
 def test_evidence_and_moments_of_a_banana():
     posterior = flows.fit_posterior(banana, event_size=3, key=KEY, num_steps=1500, progress=False)
@@ -218,7 +219,8 @@ def test_modes_are_kept_at_any_distance_and_of_any_width(size, distance, width):
     assert abs(posterior.diagnostics.log_evidence.value) < 0.02
 
 
-@pytest.mark.parametrize("size", [3, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [3, 4])
 def test_modes_of_correlated_coordinates_are_kept(size):
     """In an odd number of dimensions the couplings' permutations do not undo one another."""
     rng = np.random.default_rng(size)
