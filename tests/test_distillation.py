@@ -118,6 +118,18 @@ def test_a_polish_that_diverges_leaves_the_student_of_the_warm_start(monkeypatch
     assert result.report.kl_teacher_student.value < 0.3
 
 
+def test_a_polish_that_is_never_finite_leaves_the_student_of_the_warm_start(monkeypatch):
+    module = sys.modules["flows.distillation.distill"]
+    monkeypatch.setattr(module, "symmetric_kl", lambda *_: jnp.full(256, jnp.nan))
+    monkeypatch.setattr(module, "CLOSE", 0.0)
+    maf = teacher()
+    own = flows.iaf_like(maf, num_passes=0, rngs=nnx.Rngs(1))
+    with pytest.warns(UserWarning, match="The student is that of the warm start"):
+        result = flows.distill(maf, own, key=KEY, num_steps=500, progress=False)
+    assert list(result.history) == ["warm_start"]
+    assert result.report.kl_teacher_student.value < 0.1
+
+
 @pytest.mark.parametrize(
     "make_teacher",
     [

@@ -19,6 +19,13 @@ from flows.conditioners import Unrolled
 from flows.distillation import measures
 from flows.distillation.distill import CLOSE
 from flows.distillation.layerwise import is_layered
+from flows.distillation.teachers import (
+    check_draws,
+    columns_of,
+    on_real_line,
+    on_support,
+    teacher_draws,
+)
 from flows.divergences.supports import ends
 
 KEY = jax.random.key(0)
@@ -164,6 +171,17 @@ def test_a_student_of_a_bounded_teacher_draws_within_its_bounds():
     assert (x < 3).all()
     assert result.student.support == (flows.supports.interval(-1, 3),) * 2
     assert result.report.kl_teacher_student.value < 0.1
+
+
+def test_bounds_that_are_known_are_not_looked_for():
+    # Far up the real line that it is mapped to, the square of x is infinite in float32.
+    teacher = tfd.Independent(tfd.Chi(0.05 * ONE), 1)
+    columns = columns_of(teacher)
+    source = on_real_line(teacher, columns)
+    x = teacher_draws(source, None, KEY)[0]
+    check_draws(source, x)
+    with pytest.raises(ValueError, match="has no density beyond"):
+        check_draws(teacher, on_support(columns, x))
 
 
 def test_a_tfp_distribution_over_all_numbers_is_a_teacher():

@@ -186,8 +186,8 @@ def distill(
     learner, done = warm.module, warm.stop_reason != "finished"
     if not done:
         off, worst = apart(source, learner, fresh[1], report_key)
-        num_passes = DEFAULT_PASSES
-        while may_have_more and num_passes < MOST_PASSES and not (off <= CLOSE and worst <= SAFE):
+        num_passes, most = DEFAULT_PASSES, min(MOST_PASSES, event_size) if may_have_more else 0
+        while num_passes < most and not (off <= CLOSE and worst <= SAFE):
             num_passes += 1
             learner = with_passes(learner, teacher, num_passes)
             off, worst = apart(source, learner, fresh[1], report_key)

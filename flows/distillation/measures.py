@@ -30,8 +30,11 @@ class Timing(NamedTuple):
         return self.teacher / self.student
 
 
+log_prob = jax.jit(lambda dist, x: dist.log_prob(x))  # one program for all that share a structure
+
+
 def log_ratios(p: Any, q: Any, key: jax.Array) -> np.ndarray:
-    """Log p - log q at draws of p [n]; of a batch of contexts, at draws for each of them."""
+    """What log p - log q is at draws of p [n]; at draws for each context of a batch of them."""
     size = sum(leaf.size for leaf in jax.tree.leaves((p, q)) if hasattr(leaf, "size"))
     num_draws = NUM_DRAWS if size < LARGE else NUM_DRAWS // 5
     batch = tuple(p.batch_shape)

@@ -49,14 +49,7 @@ def from_draws(
         **options,
     )
     assert run.held_out is not None
-    return DistillResult(
-        student=run.flow,
-        report=compare_draws(run.flow, run.held_out, report_key),
-        losses=run.losses,
-        history=run.history,
-        stop_reason=run.stop_reason,
-        num_skipped=run.num_skipped,
-    )
+    return DistillResult.of(run, run.flow, compare_draws(run.flow, run.held_out, report_key))
 
 
 def from_density(
@@ -92,11 +85,4 @@ def from_density(
         num_samples=batch_size,
         **(options if num_steps is None else options | {"num_steps": num_steps}),
     )
-    return DistillResult(
-        student=posterior.flow,
-        report=posterior.diagnostics,
-        losses=posterior.losses,
-        history=posterior.history,
-        stop_reason=posterior.stop_reason,
-        num_skipped=posterior.num_skipped,
-    )
+    return DistillResult.of(posterior, posterior.flow, posterior.diagnostics)

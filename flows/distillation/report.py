@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flows.distillation.measures import BLOCK, Timing, bound_to, log_ratios, seconds_of_draws
+from flows.distillation.measures import (
+    BLOCK,
+    Timing,
+    bound_to,
+    log_prob,
+    log_ratios,
+    seconds_of_draws,
+)
 from flows.distributions import Flow
 from flows.divergences import Estimate
 from flows.divergences.symmetric import (
@@ -196,7 +203,7 @@ def make_report(
     """
     student_key, teacher_key, time_key = jax.random.split(key, 3)
     scored = bound_to([teacher, student], context, len(held_out))
-    nll_teacher, nll_student = (-_log_prob(dist, held_out) for dist in scored)
+    nll_teacher, nll_student = (-log_prob(dist, held_out) for dist in scored)
     pair = bound_to(list(on_real_line), context, BLOCK)
     of_student = -log_ratios(pair[1], pair[0], student_key)
     of_teacher = log_ratios(pair[0], pair[1], teacher_key)
@@ -251,6 +258,3 @@ def _mean(draws: np.ndarray) -> Estimate:
     """Mean and standard error in double precision."""
     value, error = draws.mean(), draws.std(ddof=1) / len(draws) ** 0.5
     return Estimate(jnp.asarray(value), jnp.asarray(error), len(draws), "monte_carlo")
-
-
-_log_prob = jax.jit(lambda dist, x: dist.log_prob(x))

@@ -1,6 +1,7 @@
 """What a distillation returns."""
 
 import dataclasses
+from typing import Any
 
 from flows.distillation.report import DistillReport
 from flows.distillation.samples import SampleReport
@@ -25,3 +26,9 @@ class DistillResult(Outcome):
 
     student: Flow
     report: DistillReport | SampleReport | Diagnostics
+
+    @classmethod
+    def of(cls, run: Outcome, student: Flow, report: Any) -> "DistillResult":
+        """The result of a run of another kind."""
+        shared = {field.name: getattr(run, field.name) for field in dataclasses.fields(Outcome)}
+        return cls(student=student, report=report, **shared)

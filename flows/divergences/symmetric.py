@@ -79,7 +79,7 @@ def jensen_shannon(p: Any, q: Any, **kwargs: Any) -> Estimate:
 
 
 def jensen_shannon_of(t: jax.Array) -> jax.Array:
-    """Log 2 - H(s(t)), elementwise, to full precision near 0."""
+    """What is averaged, log 2 - H(s(t)), elementwise and to full precision near 0."""
     a, b = log_sigmoid(t), log_sigmoid(-t)
     far = math.log(2) + _times(jnp.exp(a), a) + _times(jnp.exp(b), b)
     is_near = jnp.abs(t) < 1
