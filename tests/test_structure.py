@@ -11,6 +11,7 @@ ROOT = Path(__file__).parent.parent / "flows"
 
 # Each part and the parts it may import. Files with a leading underscore are open to all.
 ALLOWED = {
+    "adapters": {"architectures", "bijectors", "distributions", "supports"},
     "conditioners": set(),
     "divergences": set(),
     "training": set(),
@@ -20,7 +21,11 @@ ALLOWED = {
     "architectures": {"bijectors", "conditioners", "distributions", "supports"},
     "serialization": {"bijectors", "conditioners", "distributions", "supports"},
     "density": {"conditioners", "distributions", "supports", "training"},
-    "variational": {"architectures", "bijectors", "distributions", "divergences", "training"},
+    "targets": {"adapters", "supports", "training"},
+    "variational": {
+        "adapters", "architectures", "bijectors", "distributions", "divergences", "targets",
+        "training",
+    },
     "distillation": {
         "architectures", "bijectors", "conditioners", "density", "distributions", "divergences",
         "plotting", "supports", "training", "variational",

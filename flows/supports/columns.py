@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from flows.supports.kinds import ANGLES, Support, circle, integers, real
+from flows.supports.vectors import VectorSupport
 
 Columns = tuple[Support, ...]
 """The support of each column."""
@@ -36,6 +37,11 @@ def of_columns(support: Any, event_size: int) -> Columns | None:
 def _one(name: str, value: Any) -> Support:
     if value is circle or value is integers:
         value = value()
+    if isinstance(value, VectorSupport):
+        raise TypeError(
+            f"{name} must be the support of one column, got {value}, a support of whole vectors: "
+            "it is for the parameters of flows.targets.from_log_density."
+        )
     if not isinstance(value, Support):
         raise TypeError(
             f"{name} must be one of flows.supports, such as flows.supports.positive or "

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,27 +19,32 @@ class Chains:
     """Draws of Markov chains, and how well they have mixed.
 
     Attributes:
-        draws: Points [num_chains, num_samples, D].
+        draws: Parameters [num_chains, num_samples, ..], as those of `Posterior.sample`.
         acceptance: Share of the proposals accepted (of "nuts": mean acceptance statistic).
         rhat: Rank-normalised split R-hat of each coordinate [D] (Vehtari et al. 2021,
             arXiv:1903.08008): above 1.01 chains have not mixed.
         ess: Bulk effective sample size of each coordinate [D].
     """
 
-    draws: jax.Array
+    draws: Any
     acceptance: float
     rhat: np.ndarray
     ess: np.ndarray
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """Numbers of chains and of the draws of each."""
+        return jax.tree.leaves(self.draws)[0].shape[:2]
+
+    @property
     def trustworthy(self) -> bool:
         """Whether R-hat is at most 1.01 and the ESS at least 100 a chain, in every coordinate."""
-        return bool((self.rhat <= RHAT_LIMIT).all() and (self.ess >= 100 * len(self.draws)).all())
+        return bool((self.rhat <= RHAT_LIMIT).all() and (self.ess >= 100 * self.shape[0]).all())
 
     def __str__(self) -> str:
         return "\n".join(
             [
-                f"draws       {self.draws.shape[0]} chains of {self.draws.shape[1]}",
+                f"draws       {self.shape[0]} chains of {self.shape[1]}",
                 f"acceptance  {self.acceptance:.2f}",
                 f"R-hat       {self.rhat.max():.3f}, of the worst coordinate",
                 f"ESS         {self.ess.min():.0f}, of the worst coordinate",

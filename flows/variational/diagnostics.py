@@ -95,6 +95,11 @@ class Diagnostics:
         return not self.reasons
 
     @property
+    def verdict(self) -> str:
+        """The word "good", or why not to trust q."""
+        return f"DO NOT TRUST: {'; '.join(self.reasons)}" if self.reasons else "good"
+
+    @property
     def exact(self) -> bool:
         """Whether nothing is left to train: weights are even to 1 in 1,000."""
         return self.ess >= EXACT_ESS * self.num_samples and not self.wanting
@@ -119,7 +124,6 @@ class Diagnostics:
         return 0.0 if nats <= max(MISSED_LIMIT, ERRORS * error) else 1 - np.exp(-nats)
 
     def __str__(self) -> str:
-        reasons = "; ".join(self.reasons)
         return "\n".join(
             [
                 f"ELBO          {self.elbo}",
@@ -129,7 +133,7 @@ class Diagnostics:
                 f"weights move  means by {self.mean_shift:.2f} sd, sds by {self.sd_shift:.0%}",
                 f"non-finite    {self.num_nonfinite}",
                 *self._about_modes(),
-                f"verdict       {f'DO NOT TRUST: {reasons}' if reasons else 'good'}",
+                f"verdict       {self.verdict}",
             ]
         )
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -17,7 +16,8 @@ from jax.sharding import Mesh
 from flows import _checks
 from flows.architectures import nsf, real_nvp
 from flows.distributions import Flow, require_flow, require_single
-from flows.training import Program, TrainingState, adam_unless_given, trace
+from flows.targets import Target, as_target
+from flows.training import Program, TrainingState, adam_unless_given
 from flows.variational.laplace import MOST_DIMENSIONS, LaplaceFits, laplace_fits
 from flows.variational.modes import LostMode, lost_modes
 from flows.variational.posterior import Posterior
@@ -27,7 +27,7 @@ from flows.variational.start import better_of_two, with_laplace, with_modes
 
 
 def fit_posterior(
-    target: Callable[[jax.Array], jax.Array],
+    target: Callable[[jax.Array], jax.Array] | Target,
     *,
     event_size: int | None = None,
     flow: Flow | None = None,
@@ -57,10 +57,10 @@ def fit_posterior(
     Args:
         target: Log density of one point theta [D], up to a constant, on all of R^D: a JAX function
             that can be differentiated twice (once will do for a `flow` of your own, but no lost
-            modes are looked for then). Constrained parameters need a change of variables with its
-            log-Jacobian added. Another function of the same operations, on data of the same
-            shapes, does not compile again.
-        event_size: D; needed without a `flow`.
+            modes are looked for then). For named parameters in supports of their own it is one
+            of `flows.targets`: `from_log_density`, `from_tfp` or `from_numpyro`. Another function
+            of the same operations, on data of the same shapes, does not compile again.
+        event_size: D; needed for a function without a `flow`.
         flow: q to start from, unconditional; it is not changed.
         start: "laplace" puts a flow behind the whitening map of the best Laplace fit, and "auto"
             does so if that raises the ELBO, as it does unless the flow has been trained; without
@@ -90,7 +90,7 @@ def fit_posterior(
         A `Posterior`. Its `.diagnostics` say when not to use it, and a warning does so too.
 
     Raises:
-        TypeError: `target` is not callable, or `flow` is not a flow.
+        TypeError: `target` is neither a function nor a `Target`, or `flow` is not a flow.
         ValueError: `target` does not return a scalar or is nowhere finite; sizes do not agree.
         flows.training.NonFiniteError: The optimisation diverged; `.module` is the last flow.
 
@@ -107,8 +107,6 @@ def fit_posterior(
         >>> posterior.sample(seed=jax.random.key(1), sample_shape=(5,)).shape
         (5, 2)
     """
-    if not callable(target):
-        raise TypeError(f"target must be a callable log density, got {target!r}.")
     if flow is not None:
         require_flow("flow", flow)
         require_single("flow", flow)
@@ -117,9 +115,8 @@ def fit_posterior(
         if event_size not in (None, flow.event_size):
             raise ValueError(f"event_size is {event_size}, but flow has {flow.event_size}.")
         event_size = flow.event_size
-    if event_size is None:
-        raise ValueError("event_size is needed: pass event_size=D, or a flow.")
-    _checks.positive_int("event_size", event_size)
+    structured = as_target(target, event_size)
+    target, event_size = structured.log_density, structured.event_size
     if start is not None:
         _checks.one_of("start", start, ("auto", "laplace"))
     if start == "laplace" and flow is not None and flow.support is not None:
@@ -129,12 +126,11 @@ def fit_posterior(
     adam_unless_given(optimizer, learning_rate, num_steps, PEAKS[0])  # or says what is wrong
     key = _checks.prng_key("key", key)
     start_key, network_key, train_key, judge_key, modes_key = jax.random.split(key, 5)
-    target = _traced(target, event_size)
     network = _network(event_size, nnx.Rngs(network_key)) if flow is None else flow
     fits = _first_fits(target, event_size, flow, start, start_key)
     look = event_size <= MOST_DIMENSIONS and network.support is None and fits is not None
     stages = Stages(
-        target=target,
+        target=structured,
         num_steps=num_steps,
         num_samples=num_samples,
         learning_rate=learning_rate,
@@ -200,8 +196,8 @@ def _with_lost_modes(posterior: Posterior, fits: LaplaceFits | None, key: jax.Ar
     diagnostics = posterior.diagnostics
     try:
         lost = lost_modes(
-            posterior.flow, posterior.target, fits, float(diagnostics.log_evidence.value),
-            diagnostics.spread, key,
+            posterior.flow, posterior.target.log_density, fits,
+            float(diagnostics.log_evidence.value), diagnostics.spread, key,
         )  # fmt: skip
     except (Exception, KeyboardInterrupt) as error:
         _warn_of_modes(error)
@@ -234,14 +230,3 @@ def _warn_of_modes(error: BaseException) -> None:
         f"{type(error).__name__}: {error}",
         stacklevel=3,
     )
-
-
-def _traced(target: Callable[[jax.Array], jax.Array], event_size: int) -> Program:
-    """The target as a pytree: another that computes the same, with other data, compiles no more."""
-    point = jax.ShapeDtypeStruct((event_size,), jnp.result_type(float))
-    out = jax.eval_shape(target, point)
-    if getattr(out, "shape", None) != ():
-        raise ValueError(
-            f"target must map a point [{event_size}] to a scalar log density, got {out}."
-        )
-    return trace(target, point)

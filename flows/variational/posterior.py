@@ -11,9 +11,11 @@ import numpy as np
 from flows import _checks
 from flows.distributions import Flow
 from flows.divergences import Estimate
+from flows.targets import Target
 from flows.training import Outcome
 from flows.variational.chains import Chains, independent_chains, nuts_chains
 from flows.variational.diagnostics import Diagnostics
+from flows.variational.summaries import Summary, summarize
 from flows.variational.weights import pareto_smoothed, weighted_draws
 
 BATCH = 128  # evaluations of the target at once
@@ -24,9 +26,14 @@ PROPOSALS = 4  # for each draw that is asked for
 class Posterior(Outcome):
     """A fitted variational posterior, and how it went: see also `flows.training.Outcome`.
 
+    Draws are parameters of the model: points [D] where the target is a function of points, and
+    else the pytree that the target is of (`flows.targets`), with an array [*sample_shape, *shape]
+    for each parameter.
+
     Attributes:
         flow: q, a distribution on R^D.
-        target: log p of one point [D], up to a constant: what was given to `fit_posterior`, traced.
+        target: The `flows.targets.Target`: called with one point [D], log p up to a constant. Its
+            `constrain` maps points to the parameters of the model, and `unconstrain` back.
         losses: Minus the ELBO estimate of every step of the first stage, in nats; none where the
             start was exact.
         history: {"elbo": ...}, the ELBO estimate of every step, and {"cross_entropy": ...}, what
@@ -36,16 +43,49 @@ class Posterior(Outcome):
     """
 
     flow: Flow
-    target: Callable[[jax.Array], jax.Array]
+    target: Target
     diagnostics: Diagnostics
 
-    def sample(self, *, seed: jax.Array, sample_shape: int | tuple[int, ...] = ()) -> jax.Array:
-        """Draws points [*sample_shape, D] of q."""
-        return self.flow.sample(seed=seed, sample_shape=sample_shape)
+    def sample(self, *, seed: jax.Array, sample_shape: int | tuple[int, ...] = ()) -> Any:
+        """Draws parameters [*sample_shape, ..] of q."""
+        return self.target.constrain(self.flow.sample(seed=seed, sample_shape=sample_shape))
 
-    def log_prob(self, theta: jax.Array) -> jax.Array:
-        """Log density of q at theta [..., D]."""
-        return self.flow.log_prob(theta)
+    def log_prob(self, theta: Any) -> jax.Array:
+        """Log density of q at parameters [..., ..], in their own space; -inf outside of it."""
+        u, log_det = self.target.unconstrain(theta)
+        return self.flow.log_prob(u) + log_det
+
+    def summary(self, *, seed: jax.Array, num_samples: int = 10_000) -> Summary:
+        """Mean, standard deviation and interval of each parameter, of draws of `resample`."""
+        draws = self.resample(seed=seed, sample_shape=(num_samples,))
+        return summarize(draws, self.diagnostics)
+
+    def predictive(
+        self, *args: Any, seed: jax.Array, num_samples: int = 1000, **kwargs: Any
+    ) -> Any:
+        """Draws of what the model predicts.
+
+        Args:
+            *args: Of a numpyro model, its arguments, with None for the data to be predicted.
+            seed: Random key.
+            num_samples: Number of draws: of parameters, and of predictions for each.
+            **kwargs: Keyword arguments of a numpyro model.
+
+        Returns:
+            Predictions by their names, [num_samples, ..]: the sites of a numpyro model that are
+            not parameters, or the pinned parts of a TFP joint distribution.
+
+        Raises:
+            ValueError: The target is known by its log density alone.
+        """
+        if self.target.predict is None:
+            raise ValueError(
+                "predictive needs a model that makes data: a target of flows.targets.from_numpyro "
+                "or from_tfp, not of a log density."
+            )
+        draw_key, key = jax.random.split(_checks.prng_key("seed", seed))
+        parameters = self.sample(seed=draw_key, sample_shape=(num_samples,))
+        return self.target.predict(key, parameters, *args, **kwargs)
 
     def expectation(
         self, f: Callable[[jax.Array], Any], *, seed: jax.Array, num_samples: int = 10_000
@@ -58,7 +98,7 @@ class Posterior(Outcome):
         the draws are of q, and half reach further: r is q with wider noise.
 
         Args:
-            f: A function of one point theta [D]: returns an array, or a pytree of them.
+            f: A function of the parameters of one draw: returns an array, or a pytree of them.
             seed: Random key.
             num_samples: Number of draws.
 
@@ -74,12 +114,12 @@ class Posterior(Outcome):
             >>> mean.value.round(1).tolist()
             [3.0, 3.0]
         """
-        theta, weights = self._weighted(seed, num_samples)
-        values = jax.jit(jax.vmap(f))(theta)
+        u, weights = self._weighted(seed, num_samples)
+        values = jax.jit(jax.vmap(f))(self.target.constrain(u))
         return jax.tree.map(lambda of_draws: _weighted_mean(of_draws, weights), values)
 
-    def resample(self, *, seed: jax.Array, sample_shape: int | tuple[int, ...] = ()) -> jax.Array:
-        """Draws points [*sample_shape, D] of the target: draws of q, chosen by their weights.
+    def resample(self, *, seed: jax.Array, sample_shape: int | tuple[int, ...] = ()) -> Any:
+        """Draws parameters [*sample_shape, ..] of the target: draws of q, chosen by their weights.
 
         Four times as many are drawn, 10,000 at least, and resampled systematically; draws and
         weights are those of `expectation`. A point of large weight comes more than once.
@@ -88,14 +128,18 @@ class Posterior(Outcome):
             seed: Random key.
             sample_shape: Shape of the draws.
         """
+        return self.target.constrain(self._resampled(seed, sample_shape))
+
+    def _resampled(self, seed: jax.Array, sample_shape: int | tuple[int, ...]) -> jax.Array:
+        """Points u [*sample_shape, D] of the target."""
         shape = (sample_shape,) if isinstance(sample_shape, int) else tuple(sample_shape)
         number = int(np.prod(shape))
         draw_key, start_key, order_key = jax.random.split(_checks.prng_key("seed", seed), 3)
-        theta, weights = self._weighted(draw_key, max(10_000, PROPOSALS * number))
+        u, weights = self._weighted(draw_key, max(10_000, PROPOSALS * number))
         edges = (np.arange(number) + float(jax.random.uniform(start_key))) / max(number, 1)
         chosen = np.searchsorted(np.cumsum(weights), edges).clip(max=len(weights) - 1)
         order = jax.random.permutation(order_key, number)
-        return theta[chosen[order]].reshape(*shape, self.flow.event_size)
+        return u[chosen[order]].reshape(*shape, self.flow.event_size)
 
     def refine(
         self,
@@ -134,16 +178,19 @@ class Posterior(Outcome):
         if method == "nuts" and self.flow.support is not None:
             raise ValueError('method="nuts" needs a flow on all of R^D, and flow has a support.')
         start_key, chain_key = jax.random.split(_checks.prng_key("seed", seed))
-        start = self.resample(seed=start_key, sample_shape=(num_chains,))
+        start = self._resampled(start_key, (num_chains,))
+        log_density = self.target.log_density
         if method == "imh":
-            return independent_chains(self.flow, self.target, start, chain_key, num_samples)
-        return nuts_chains(self.flow, self.target, start, chain_key, num_samples, num_warmup)
+            chains = independent_chains(self.flow, log_density, start, chain_key, num_samples)
+        else:
+            chains = nuts_chains(self.flow, log_density, start, chain_key, num_samples, num_warmup)
+        return dataclasses.replace(chains, draws=self.target.constrain(chains.draws))
 
     def _weighted(self, key: jax.Array, num_samples: int) -> tuple[jax.Array, np.ndarray]:
         """Draws that reach beyond q [n, D], and smoothed weights [n], which add up to 1."""
         _checks.positive_int("num_samples", num_samples, least=2)
         key = _checks.prng_key("seed", key)
-        draws = weighted_draws(self.flow, self.target, key, num_samples, BATCH)
+        draws = weighted_draws(self.flow, self.target.log_density, key, num_samples, BATCH)
         return draws.x, pareto_smoothed(np.asarray(draws.log_p - draws.log_r))[0]
 
 

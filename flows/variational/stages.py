@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 from flows.distributions import Flow
-from flows.training import NonFiniteError, Program, adam_unless_given, train
+from flows.targets import Target
+from flows.training import NonFiniteError, adam_unless_given, train
 from flows.variational.diagnostics import judge
 from flows.variational.objectives import forward_kl, reverse_kl
 from flows.variational.posterior import Posterior
@@ -55,7 +56,7 @@ class Stages:
     would still move means or deviations.
 
     Attributes:
-        target: log p of one point [D], up to a constant.
+        target: The target, of which all but its log density is for the posterior alone.
         num_steps: Of the first stage.
         num_samples: Draws in each of them.
         learning_rate: Peak of the first stage's; half of it in the second.
@@ -65,7 +66,7 @@ class Stages:
         options: Further arguments of `train`.
     """
 
-    target: Program
+    target: Target
     num_steps: int
     num_samples: int
     learning_rate: float | None
@@ -87,7 +88,7 @@ class Stages:
     def _first(self, flow: Flow, key: jax.Array, folder: Path | None) -> Posterior:
         result = train(
             flow,
-            ReverseKL(self.target, self.num_samples),
+            ReverseKL(self.target.log_density, self.num_samples),
             key=key,
             optimizer=adam_unless_given(
                 self.optimizer, self.learning_rate, self.num_steps, PEAKS[0]
@@ -113,7 +114,7 @@ class Stages:
         try:
             result = train(
                 first.flow,
-                ForwardKL(self.target, num_samples),
+                ForwardKL(self.target.log_density, num_samples),
                 key=key,
                 optimizer=adam_unless_given(self.optimizer, rate, num_steps, PEAKS[1]),
                 num_steps=num_steps,
@@ -136,7 +137,7 @@ class Stages:
         return _better(second, first)
 
     def _judged(self, flow: Flow, **outcome: Any) -> Posterior:
-        diagnostics = judge(flow, self.target, self.judge_key, self.num_samples)
+        diagnostics = judge(flow, self.target.log_density, self.judge_key, self.num_samples)
         outcome = {"stop_reason": "finished", "num_skipped": 0, **outcome}
         return Posterior(flow=flow, target=self.target, diagnostics=diagnostics, **outcome)
 

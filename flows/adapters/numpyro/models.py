@@ -1,0 +1,97 @@
+"""numpyro models as log densities of unconstrained parameters."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from numpyro import handlers
+from numpyro.distributions import ImproperUniform, biject_to
+from numpyro.infer import Predictive
+from numpyro.infer.util import constrain_fn, get_transforms, potential_energy, transform_fn
+
+
+class Model:
+    """A numpyro model and its arguments.
+
+    Args:
+        model: The model.
+        args: Its arguments.
+        kwargs: Its keyword arguments.
+
+    Attributes:
+        parameters: Shapes of the latent sites, a dictionary by their names.
+        unconstrained: Those of the unconstrained parameters.
+
+    Raises:
+        ValueError: It has sites that are no real numbers with a proper prior, or no latent ones.
+    """
+
+    def __init__(self, model: Callable[..., Any], args: tuple, kwargs: dict[str, Any]):
+        self.model = model
+        self.arguments = model, args, kwargs
+        checked = handlers.substitute(handlers.seed(model, 0), substitute_fn=_require_proper)
+        trace = handlers.trace(checked).get_trace(*args, **kwargs)
+        example = {name: jnp.asarray(site["value"]) for name, site in trace.items() if latent(site)}
+        if not example:
+            raise ValueError("The model has no latent sites: there is nothing to infer.")
+        self.parameters = jax.eval_shape(lambda: example)
+        self.unconstrained = jax.eval_shape(lambda x: self.unconstrain(x)[0], example)
+
+    def log_density(self, u: dict[str, jax.Array]) -> jax.Array:
+        """Log density of unconstrained parameters, with the log-Jacobian."""
+        return -potential_energy(*self.arguments, u)
+
+    def constrain(self, u: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """The latent sites, and the deterministic ones."""
+        return constrain_fn(*self.arguments, u, return_deterministic=True)
+
+    def unconstrain(self, x: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], jax.Array]:
+        """The inverse, and log|det du/dx|: the product over sites, whatever depends on which."""
+        transforms = get_transforms(*self.arguments, x)
+        u = transform_fn(transforms, x, invert=True)
+        log_det = [transforms[name].log_abs_det_jacobian(u[name], x[name]).sum() for name in x]
+        return u, -functools.reduce(jnp.add, log_det)
+
+    def predict(self, key: jax.Array, parameters: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """Draws of the other sites, for parameters [n, ..] and other arguments."""
+        latent_sites = {name: parameters[name] for name in self.parameters}
+        return Predictive(self.model, latent_sites)(key, *args, **kwargs)
+
+
+def latent(site: dict[str, Any]) -> bool:
+    """Whether a site of a trace is to be inferred."""
+    return site["type"] == "sample" and not site["is_observed"]
+
+
+def _require_proper(site: dict[str, Any]) -> None:
+    """Raises, before a site is drawn, unless it has a posterior on real numbers."""
+    name = site["name"]
+    if site["type"] == "param":
+        raise ValueError(
+            f"Site {name!r} is a numpyro.param, which has no posterior: give it a prior by "
+            "numpyro.sample, or learn it by SVI with flows.adapters.numpyro.AutoFlow."
+        )
+    if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0]):
+        size, part = site["args"]
+        raise ValueError(
+            f"Plate {name!r} takes {part} of {size} rows, anew at each call, and a posterior is of "
+            "all data: leave subsample_size out, or use SVI with flows.adapters.numpyro.AutoFlow."
+        )
+    if not latent(site):
+        return
+    prior = site["fn"]
+    while hasattr(prior, "base_dist"):
+        prior = prior.base_dist
+    support = site["fn"].support
+    improper = isinstance(prior, ImproperUniform)
+    if improper or support.is_discrete:
+        wanted = "evidence needs a proper prior" if improper else "sum over it, as mixtures do"
+        raise ValueError(f"Site {name!r} is {type(prior).__name__}, and {wanted}.")
+    try:
+        biject_to(support)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"Site {name!r} has support {support}, which numpyro cannot map real numbers to."
+        ) from error

@@ -1,0 +1,193 @@
+"""A log density on R^D, and the parameters that its points stand for."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.flatten_util import ravel_pytree
+
+from flows import _checks
+from flows.targets.structures import batched, names_of, selected
+from flows.training import Program, trace
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A log density on R^D, up to a constant, for `flows.fit_posterior`.
+
+    Its points u [D] stand for the parameters of a model, a pytree of arrays that lie in their
+    supports: `from_log_density`, `from_tfp` and `from_numpyro` make one. Called with a point it
+    gives the log density, log-Jacobian included.
+
+    Attributes:
+        log_density: log p(u) of one point [D].
+        event_size: D.
+        forward: Maps one point to the parameters, and what the model computes of them; None where
+            points are the parameters.
+        inverse: Maps parameters to their point, and gives log|det du/dparameters|.
+        parameters: The shapes of the parameters, a pytree of `jax.ShapeDtypeStruct`.
+        predict: Draws what the model predicts: (key, parameters [n, ..], *args, **kwargs) -> pytree
+            [n, ..]; None where the model is known by its log density alone.
+    """
+
+    log_density: Program
+    event_size: int
+    forward: Program | None = None
+    inverse: Program | None = None
+    parameters: Any = None
+    predict: Callable[..., Any] | None = None
+
+    def __call__(self, u: jax.Array) -> jax.Array:
+        """Log p(u) of one point [D]."""
+        return self.log_density(u)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each number of `constrain(u)`, such as "mu" and "theta[0]"."""
+        point = jax.ShapeDtypeStruct((self.event_size,), jnp.result_type(float))
+        return names_of(jax.eval_shape(self.constrain, point))
+
+    def constrain(self, u: jax.Array) -> Any:
+        """The parameters of points.
+
+        Args:
+            u: Points [..., D].
+
+        Returns:
+            A pytree of arrays [..., *shape], in the supports of the parameters.
+        """
+        if self.forward is None:
+            return u
+        u = _checks.floats(u)
+        if u.shape[-1:] != (self.event_size,):
+            raise ValueError(f"u must have shape [..., {self.event_size}], got {u.shape}.")
+        return _batched(self.forward, u)
+
+    def unconstrain(self, parameters: Any) -> tuple[jax.Array, jax.Array | float]:
+        """The points of parameters, and the change of volume: the inverse of `constrain`.
+
+        Args:
+            parameters: A pytree of arrays [..., *shape], as `constrain` returns it; what the model
+                computed of them may be there or not.
+
+        Returns:
+            u [..., D], and log|det du/dparameters| [...]: -inf outside of a support. Simplexes and
+            Cholesky factors of correlations count by their free coordinates, all but the last, and
+            those below the diagonal, as in TFP and numpyro.
+
+        Raises:
+            ValueError: A parameter is missing, or has another shape.
+        """
+        if self.inverse is None:
+            return parameters, 0.0
+        parameters, batch = batched(parameters, self.parameters)
+        assert self.forward is not None
+        u, log_det = _batched_inverse(self.inverse, self.forward, parameters)
+        return u.reshape(*batch, self.event_size), log_det.reshape(batch)
+
+
+def as_target(target: Any, event_size: int | None) -> Target:
+    """The target itself, or that of a function of one point [event_size].
+
+    Raises:
+        TypeError: It is neither.
+        ValueError: Sizes do not agree, or the function does not return a scalar.
+    """
+    if isinstance(target, Target):
+        if event_size not in (None, target.event_size):
+            raise ValueError(f"event_size is {event_size}, and that of target {target.event_size}.")
+        return target
+    if not callable(target):
+        raise TypeError(
+            "target must be a callable log density or of flows.targets, such as "
+            f"flows.targets.from_tfp(joint, y=y), got {target!r}."
+        )
+    if event_size is None:
+        raise ValueError("event_size is needed: pass event_size=D, or a flow.")
+    _checks.positive_int("event_size", event_size)
+    return Target(
+        _scalar("target", f"a point [{event_size}]", target, _point(event_size)), event_size
+    )
+
+
+def structured(
+    unconstrained: Any,
+    log_density: Callable[[Any], jax.Array],
+    forward: Callable[[Any], Any],
+    inverse: Callable[[Any], tuple[Any, jax.Array]],
+    parameters: Any,
+    predict: Callable[..., Any] | None = None,
+) -> Target:
+    """The target of a model whose unconstrained parameters are a pytree of arrays.
+
+    Args:
+        unconstrained: Shapes of the unconstrained parameters, a pytree of `jax.ShapeDtypeStruct`.
+        log_density: Their log density, log-Jacobian included.
+        forward: Maps them to the parameters.
+        inverse: Maps parameters to them, and gives log|det dunconstrained/dparameters|.
+        parameters: Shapes of the parameters.
+        predict: See `Target`.
+
+    Raises:
+        ValueError: There are no parameters, or the log density is no scalar.
+    """
+    zeros = jax.tree.map(lambda of: jnp.zeros(of.shape, jnp.result_type(float)), unconstrained)
+    flat, unravel = ravel_pytree(zeros)
+    if not flat.size:
+        raise ValueError(
+            "The model has no parameters to infer: nothing is left once data are given."
+        )
+    point = _point(flat.size)
+
+    def to_point(parameters: Any) -> tuple[jax.Array, jax.Array]:
+        u, log_det = inverse(parameters)
+        return ravel_pytree(u)[0], log_det
+
+    return Target(
+        _scalar("log_density", "the parameters", lambda u: log_density(unravel(u)), point),
+        flat.size,
+        trace(lambda u: forward(unravel(u)), point),
+        trace(to_point, parameters),
+        parameters,
+        predict,
+    )
+
+
+def _point(event_size: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((event_size,), jnp.result_type(float))
+
+
+def _scalar(name: str, of: str, function: Callable, point: jax.ShapeDtypeStruct) -> Program:
+    """A log density as a pytree: the same operations on other data do not compile again."""
+    out = jax.eval_shape(function, point)
+    if getattr(out, "shape", None) != ():
+        raise ValueError(f"{name} must map {of} to a scalar log density, got {out}.")
+    return trace(function, point)
+
+
+@jax.jit
+def _batched(forward: Program, u: jax.Array) -> Any:
+    mapped = jax.vmap(forward)(u.reshape(-1, u.shape[-1]))
+    return jax.tree.map(lambda leaf: leaf.reshape(*u.shape[:-1], *leaf.shape[1:]), mapped)
+
+
+@jax.jit
+def _batched_inverse(
+    inverse: Program, forward: Program, parameters: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Of parameters [n, ..]; what does not come back from there and back is outside."""
+
+    def one(parameters: Any) -> tuple[jax.Array, jax.Array]:
+        u, log_det = inverse(parameters)
+        again = selected(forward(u), parameters)
+        ok, unknown = jnp.array(True), jnp.array(False)
+        for leaf, back in zip(jax.tree.leaves(parameters), jax.tree.leaves(again), strict=True):
+            scale = jnp.abs(leaf).max(initial=0.0)
+            ok &= (jnp.abs(leaf - back) <= 1e-3 * scale).all()
+            unknown |= jnp.isnan(leaf).any()
+        u = jnp.where(unknown, jnp.nan, jnp.where(ok, u, 0.0))
+        return u, jnp.where(ok, log_det, -jnp.inf)
+
+    return jax.vmap(one)(parameters)

@@ -1,0 +1,104 @@
+"""Targets from joint distributions of TFP."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from tensorflow_probability.substrates.jax import distributions as tfd
+
+from flows.targets.structures import path_name
+from flows.targets.target import Target, structured
+
+
+def from_tfp(joint: Any, **pinned: Any) -> Target:
+    """The posterior of a TFP joint distribution, given the values of some of its parts.
+
+    Args:
+        joint: A joint distribution of `tensorflow_probability.substrates.jax`, of one draw: one of
+            the `AutoBatched` kinds, or with `Independent` around what is a vector.
+        **pinned: Values of the observed parts, by name.
+
+    Returns:
+        A `Target` whose parameters are the parts that are left, as `joint.sample` gives them, and
+        which predicts the pinned ones.
+
+    Raises:
+        TypeError: `joint` is no joint distribution.
+        ValueError: A name is not among its parts, a part that is left is discrete or of a support
+            that TFP has no bijector for, the log density is no scalar, or no part is left.
+
+    Example:
+        >>> import flows
+        >>> from tensorflow_probability.substrates.jax import distributions as tfd
+        >>> joint = tfd.JointDistributionNamedAutoBatched(dict(
+        ...     scale=tfd.HalfNormal(1.0), y=lambda scale: tfd.Normal(0.0, scale)))
+        >>> flows.targets.from_tfp(joint, y=0.3).names
+        ('scale',)
+    """
+    if not hasattr(joint, "experimental_pin"):
+        raise TypeError(f"joint must be a TFP joint distribution, got {type(joint).__name__}.")
+    if not pinned:
+        raise ValueError(
+            "Nothing is pinned: give the observed parts by name, from_tfp(joint, y=y)."
+        )
+    model = joint.experimental_pin(**pinned)
+    _require_bijectors(joint, pinned)
+    bijector = model.experimental_default_event_space_bijector()
+    dtype = jnp.result_type(float)
+    unconstrained = jax.tree.map(
+        lambda shape: jax.ShapeDtypeStruct(tuple(shape), dtype),
+        bijector.inverse_event_shape(model.event_shape),
+    )
+
+    def log_density(u: Any) -> jax.Array:
+        log_det = bijector.forward_log_det_jacobian(u, event_ndims=jax.tree.map(jnp.ndim, u))
+        log_p = model.unnormalized_log_prob(bijector.forward(u))
+        if log_p.shape:
+            raise ValueError(
+                f"The log density of joint must be a scalar, got shape {log_p.shape}: take an "
+                "AutoBatched joint distribution, or put tfd.Independent around vectors."
+            )
+        return log_p + log_det
+
+    def inverse(parameters: Any) -> tuple[Any, jax.Array]:
+        ranks = jax.tree.map(jnp.ndim, parameters)
+        log_det = bijector.inverse_log_det_jacobian(parameters, event_ndims=ranks)
+        return bijector.inverse(parameters), log_det
+
+    def predict(key: jax.Array, parameters: Any) -> Any:
+        def one(key: jax.Array, parameters: Any) -> dict[str, Any]:
+            known = parameters if isinstance(parameters, dict) else parameters._asdict()
+            draw = joint.sample(seed=key, **known)
+            draw = draw if isinstance(draw, dict) else draw._asdict()
+            return {name: draw[name] for name in pinned}
+
+        number = len(jax.tree.leaves(parameters)[0])
+        return jax.vmap(one)(jax.random.split(key, number), parameters)
+
+    return structured(
+        unconstrained,
+        log_density,
+        bijector.forward,
+        inverse,
+        jax.eval_shape(bijector.forward, unconstrained),
+        predict,
+    )
+
+
+def _require_bijectors(joint: Any, pinned: dict[str, Any]) -> None:
+    """Raises unless every part that is left is mapped from real numbers."""
+    is_part = lambda value: isinstance(value, tfd.Distribution)
+    parts, _ = joint.sample_distributions(seed=jax.random.key(0), **pinned)
+    for path, part in jax.tree_util.tree_leaves_with_path(parts, is_leaf=is_part):
+        name = path_name(path)
+        if name in pinned:
+            continue
+        try:
+            bijector = part.experimental_default_event_space_bijector()
+        except NotImplementedError:
+            bijector = None
+        if bijector is None:
+            raise ValueError(
+                f"{name} is {type(part).__name__}, which has no map from real numbers: pin it, or "
+                "sum over it if it is discrete."
+            )
