@@ -1,6 +1,6 @@
 """What a fitted posterior gives: expectations, draws of the target, chains; and how it starts."""
 
-import builtins
+import sys
 import warnings
 
 import jax
@@ -73,7 +73,7 @@ def test_resampled_draws_are_the_target_s(off_target):
     assert off_target.resample(seed=KEY, sample_shape=3).shape == (3, 2)
 
 
-@pytest.mark.parametrize("method", ["imh", "nuts"])
+@pytest.mark.parametrize("method", ["imh", "nuts", "nuts+imh"])
 def test_chains_are_the_target_s(off_target, method):
     chains = off_target.refine(method, seed=KEY, num_samples=1000, num_warmup=200)
     assert chains.draws.shape == (4, 1000, 2)
@@ -91,17 +91,18 @@ def test_chains_that_do_not_mix_say_so():
     assert "DO NOT TRUST" in str(chains)
 
 
-def test_nuts_without_blackjax_says_what_to_install(off_target, monkeypatch):
-    imported = builtins.__import__
-
-    def without(name, *args, **kwargs):
-        if name == "blackjax":
-            raise ImportError(name)
-        return imported(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(ImportError, match=r"flows-jax\[mcmc\]"):
-        off_target.refine("nuts", seed=KEY)
+@pytest.mark.parametrize(
+    ("library", "adapter", "extra", "call"),
+    [
+        ("blackjax", "blackjax", "mcmc", lambda p: p.refine("nuts", seed=KEY)),
+        ("arviz_base", "arviz", "arviz", lambda p: p.to_arviz(seed=KEY)),
+    ],
+)
+def test_a_missing_extra_is_named(off_target, monkeypatch, library, adapter, extra, call):
+    monkeypatch.setitem(sys.modules, library, None)
+    monkeypatch.delitem(sys.modules, f"flows.adapters.{adapter}", raising=False)
+    with pytest.raises(ImportError, match=rf"flows-jax\[{extra}\]"):
+        call(off_target)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flows._structures import path_name
 from flows.supports import Support, VectorSupport, from_real, real, to_real
-from flows.targets.structures import path_name
 from flows.targets.target import Target, structured
 
 

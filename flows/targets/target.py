@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from flows import _checks
-from flows.targets.structures import batched, names_of, selected
+from flows._structures import batched, names_of, selected
 from flows.training import Program, trace
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from tensorflow_probability.substrates.jax import distributions as tfd
 
-from flows.targets.structures import path_name
+from flows._structures import path_name
 from flows.targets.target import Target, structured
 
 

@@ -20,7 +20,7 @@ class Chains:
 
     Attributes:
         draws: Parameters [num_chains, num_samples, ..], as those of `Posterior.sample`.
-        acceptance: Share of the proposals accepted (of "nuts": mean acceptance statistic).
+        acceptance: Share of q's proposals accepted (of "nuts": mean acceptance statistic).
         rhat: Rank-normalised split R-hat of each coordinate [D] (Vehtari et al. 2021,
             arXiv:1903.08008): above 1.01 chains have not mixed.
         ess: Bulk effective sample size of each coordinate [D].
@@ -40,6 +40,12 @@ class Chains:
     def trustworthy(self) -> bool:
         """Whether R-hat is at most 1.01 and the ESS at least 100 a chain, in every coordinate."""
         return bool((self.rhat <= RHAT_LIMIT).all() and (self.ess >= 100 * self.shape[0]).all())
+
+    def to_arviz(self) -> Any:
+        """The draws as an `xarray.DataTree`, for ArviZ: `pip install "flows-jax[arviz]"`."""
+        from flows.adapters.arviz import to_inference_data
+
+        return to_inference_data(self.draws)
 
     def __str__(self) -> str:
         return "\n".join(
@@ -105,39 +111,16 @@ def nuts_chains(
     key: jax.Array,
     num_samples: int,
     num_warmup: int,
+    global_moves: bool,
 ) -> Chains:
-    """Chains of the no-U-turn sampler in the space of q's noise: see `independent_chains`.
+    """Chains of the no-U-turn sampler in the space of q's noise: see `flows.adapters.blackjax`.
 
     Cost: of each draw 3 to 7 gradients of the target and of the flow, in turn, where q is good,
     and up to 1023.
     """
-    try:
-        import blackjax
-    except ImportError as error:
-        raise ImportError('method="nuts" needs blackjax: pip install "flows-jax[mcmc]".') from error
-    return _summary(*_nuts(blackjax, flow, target, start, key, num_samples, num_warmup))
+    from flows.adapters.blackjax import nuts  # blackjax is an extra
 
-
-@functools.partial(jax.jit, static_argnames=("blackjax", "num_samples", "num_warmup"))
-def _nuts(blackjax, flow, target, start, key, num_samples, num_warmup):
-    def log_density(z):
-        x, log_det = flow.bijector.forward_and_log_det(z)
-        return target(x) + log_det
-
-    def chain(z, key):
-        warmup_key, key = jax.random.split(key)
-        warmup = blackjax.window_adaptation(blackjax.nuts, log_density, target_acceptance_rate=0.8)
-        (state, parameters), _ = warmup.run(warmup_key, z, num_warmup)
-        kernel = blackjax.nuts(log_density, **parameters).step
-
-        def step(state, key):
-            state, info = kernel(key, state)
-            return state, (state.position, info.acceptance_rate)
-
-        return jax.lax.scan(step, state, jax.random.split(key, num_samples))[1]
-
-    z, acceptance = jax.vmap(chain)(flow.bijector.inverse(start), jax.random.split(key, len(start)))
-    return flow.bijector.forward(z), acceptance.mean()
+    return _summary(*nuts(flow, target, start, key, num_samples, num_warmup, global_moves))
 
 
 def _summary(draws: jax.Array, acceptance: jax.Array) -> Chains:

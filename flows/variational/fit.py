@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flows import _checks
-from flows.architectures import nsf, real_nvp
+from flows.architectures import posterior_flow
 from flows.distributions import Flow, require_flow, require_single
 from flows.targets import Target, as_target
 from flows.training import Program, TrainingState, adam_unless_given
@@ -126,7 +126,7 @@ def fit_posterior(
     adam_unless_given(optimizer, learning_rate, num_steps, PEAKS[0])  # or says what is wrong
     key = _checks.prng_key("key", key)
     start_key, network_key, train_key, judge_key, modes_key = jax.random.split(key, 5)
-    network = _network(event_size, nnx.Rngs(network_key)) if flow is None else flow
+    network = posterior_flow(event_size, nnx.Rngs(network_key)) if flow is None else flow
     fits = _first_fits(target, event_size, flow, start, start_key)
     look = event_size <= MOST_DIMENSIONS and network.support is None and fits is not None
     stages = Stages(
@@ -162,11 +162,6 @@ def fit_posterior(
     if not posterior.diagnostics.trustworthy:
         warnings.warn(f"The posterior is not to be trusted:\n{posterior.diagnostics}", stacklevel=2)
     return posterior
-
-
-def _network(event_size: int, rngs: nnx.Rngs) -> Flow:
-    """Affine couplings; splines in one dimension, where affine maps make nothing but normals."""
-    return nsf(1, rngs=rngs) if event_size == 1 else real_nvp(event_size, rngs=rngs)
 
 
 def _begun(

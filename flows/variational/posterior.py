@@ -12,7 +12,7 @@ from flows import _checks
 from flows.distributions import Flow
 from flows.divergences import Estimate
 from flows.targets import Target
-from flows.training import Outcome
+from flows.training import Outcome, Program
 from flows.variational.chains import Chains, independent_chains, nuts_chains
 from flows.variational.diagnostics import Diagnostics
 from flows.variational.summaries import Summary, summarize
@@ -59,6 +59,34 @@ class Posterior(Outcome):
         """Mean, standard deviation and interval of each parameter, of draws of `resample`."""
         draws = self.resample(seed=seed, sample_shape=(num_samples,))
         return summarize(draws, self.diagnostics)
+
+    def to_arviz(self, *, seed: jax.Array, num_samples: int = 1000, num_chains: int = 4) -> Any:
+        """Draws of `resample` as an `xarray.DataTree`, for ArviZ.
+
+        Args:
+            seed: Random key.
+            num_samples: Draws of each chain.
+            num_chains: Number of chains: the draws are independent, and cut into as many.
+
+        Returns:
+            The groups "posterior" and "sample_stats" (lp: log p(u), of the target's points u,
+            log-Jacobian included; log_q: that of q), and in the attributes the verdict.
+
+        Raises:
+            ImportError: arviz-base is missing: `pip install "flows-jax[arviz]"`.
+        """
+        from flows.adapters.arviz import to_inference_data
+
+        for name, size in (("num_samples", num_samples), ("num_chains", num_chains)):
+            _checks.positive_int(name, size)
+        u = self._resampled(seed, (num_chains, num_samples))
+        stats = {"lp": _at_each(self.target.log_density, u), "log_q": self.flow.log_prob(u)}
+        attrs = {
+            "verdict": self.diagnostics.verdict,
+            "pareto_k": self.diagnostics.khat,
+            "log_evidence": float(self.diagnostics.log_evidence.value),
+        }
+        return to_inference_data(self.target.constrain(u), stats, attrs)
 
     def predictive(
         self, *args: Any, seed: jax.Array, num_samples: int = 1000, **kwargs: Any
@@ -143,7 +171,7 @@ class Posterior(Outcome):
 
     def refine(
         self,
-        method: Literal["imh", "nuts"] = "imh",
+        method: Literal["imh", "nuts", "nuts+imh"] = "imh",
         *,
         seed: jax.Array,
         num_samples: int = 1000,
@@ -157,7 +185,8 @@ class Posterior(Outcome):
                 gradients, moves between modes, and sticks where weights are large. "nuts", the
                 no-U-turn sampler in the space of q's noise, where the target is nearly the base,
                 with one mode nearly normal (Hoffman et al. 2019, arXiv:1903.03704); it goes where
-                q has no draws, and seldom to another mode. It needs blackjax:
+                q has no draws, and seldom to another mode. "nuts+imh" does both in turn (Gabrie
+                et al. 2022, arXiv:2105.12603). These two need blackjax:
                 `pip install "flows-jax[mcmc]"`.
             seed: Random key.
             num_samples: Draws of each chain.
@@ -169,21 +198,26 @@ class Posterior(Outcome):
 
         Raises:
             ImportError: "nuts" without blackjax.
-            ValueError: "nuts" of a flow with a support, or no number is as it must be.
+            ValueError: "nuts" of a flow with a support, or a number is not as it must be.
         """
-        _checks.one_of("method", method, ("imh", "nuts"))
+        _checks.one_of("method", method, ("imh", "nuts", "nuts+imh"))
         for name, size in (("num_samples", num_samples), ("num_chains", num_chains)):
             _checks.positive_int(name, size)
         _checks.positive_int("num_warmup", num_warmup)
-        if method == "nuts" and self.flow.support is not None:
-            raise ValueError('method="nuts" needs a flow on all of R^D, and flow has a support.')
+        if method != "imh" and self.flow.support is not None:
+            raise ValueError(
+                f'method="{method}" needs a flow on all of R^D, and flow has a support.'
+            )
         start_key, chain_key = jax.random.split(_checks.prng_key("seed", seed))
         start = self._resampled(start_key, (num_chains,))
         log_density = self.target.log_density
         if method == "imh":
             chains = independent_chains(self.flow, log_density, start, chain_key, num_samples)
         else:
-            chains = nuts_chains(self.flow, log_density, start, chain_key, num_samples, num_warmup)
+            chains = nuts_chains(
+                self.flow, log_density, start, chain_key, num_samples, num_warmup,
+                global_moves=method == "nuts+imh",
+            )  # fmt: skip
         return dataclasses.replace(chains, draws=self.target.constrain(chains.draws))
 
     def _weighted(self, key: jax.Array, num_samples: int) -> tuple[jax.Array, np.ndarray]:
@@ -192,6 +226,13 @@ class Posterior(Outcome):
         key = _checks.prng_key("seed", key)
         draws = weighted_draws(self.flow, self.target.log_density, key, num_samples, BATCH)
         return draws.x, pareto_smoothed(np.asarray(draws.log_p - draws.log_r))[0]
+
+
+@jax.jit
+def _at_each(log_density: Program, u: jax.Array) -> jax.Array:
+    """Of points u [.., n, D], BATCH at once."""
+    flat = u.reshape(-1, u.shape[-1])
+    return jax.lax.map(log_density, flat, batch_size=BATCH).reshape(u.shape[:-1])
 
 
 def _weighted_mean(values: jax.Array, weights: np.ndarray) -> Estimate:

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flows.targets.structures import names_of
+from flows._structures import names_of
 from flows.variational.diagnostics import Diagnostics
 
 PROBABILITY = 0.89  # of the intervals: the default of ArviZ
