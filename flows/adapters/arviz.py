@@ -37,4 +37,4 @@ def to_inference_data(
     if sample_stats is not None:
         data["sample_stats"] = {name: np.asarray(stat) for name, stat in sample_stats.items()}
     library = {"inference_library": "flows", "inference_library_version": __version__}
-    return arviz_base.from_dict(data, attrs=library | (attrs or {}))
+    return arviz_base.from_dict(data, attrs={"/": library | (attrs or {})})

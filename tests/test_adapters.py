@@ -1,0 +1,438 @@
+"""Flows inside other libraries: numpyro guides and sample sites, TFP joints, ArviZ."""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpyro
+import numpyro.distributions as dist
+import optax
+import pytest
+from flax import nnx
+from helpers import perturbed
+from numpyro import handlers
+from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, init_to_median, log_likelihood
+from numpyro.infer.reparam import NeuTraReparam, TransformReparam
+from numpyro.infer.util import log_density, potential_energy
+from tensorflow_probability.substrates.jax import distributions as tfd
+
+import flows
+from flows import bijectors, supports
+from flows.adapters import arviz, tfp
+from flows.adapters.numpyro import AutoFlow, FlowDistribution, flow_param
+
+KEY = jax.random.key(0)
+LOC, TRIL = jnp.array([1.0, -2.0]), jnp.array([[0.5, 0.0], [0.3, 0.8]])
+COVARIANCE = np.asarray(TRIL @ TRIL.T)
+GAUSSIAN = flows.Flow(flows.StandardNormal(2), bijectors.TriangularAffine(LOC, TRIL))
+NOISE, SEEN = 0.7, np.array([1.8, -1.0], np.float32)
+
+
+def analytic():
+    """Mean and covariance of x ~ GAUSSIAN given SEEN = x + NOISE."""
+    gain = COVARIANCE @ np.linalg.inv(COVARIANCE + NOISE**2 * np.eye(2))
+    return LOC + gain @ (SEEN - LOC), COVARIANCE - gain @ COVARIANCE
+
+
+def columns_flow():
+    made = flows.real_nvp(
+        3, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0),
+        support=(supports.positive, supports.real, supports.interval(-1, 2)),
+    )  # fmt: skip
+    return perturbed(made)
+
+
+def chains(model, *args, num_samples=2000, num_chains=4, **kwargs):
+    made = MCMC(
+        NUTS(model), num_warmup=500, num_samples=num_samples, num_chains=num_chains,
+        chain_method="vectorized", progress_bar=False,
+    )  # fmt: skip
+    made.run(KEY, *args, **kwargs)
+    return made
+
+
+# At a sample site of numpyro.
+
+
+def test_a_flow_at_a_site_has_its_density_and_draws():
+    made = FlowDistribution(columns_flow())
+    assert (made.batch_shape, made.event_shape, made.event_dim) == ((), (3,), 1)
+    x = made.sample(KEY, (4, 5))
+    assert x.shape == (4, 5, 3)
+    np.testing.assert_array_equal(x, made.flow.sample(seed=KEY, sample_shape=(4, 5)))
+    np.testing.assert_array_equal(made.log_prob(x), made.flow.log_prob(x))
+    assert made.support(x).all()
+    assert not made.support(x.at[0, 0, 0].set(-1.0))[0, 0]
+    assert made.has_rsample
+    old_style = jax.random.PRNGKey(0)
+    assert made.sample(old_style, (2,)).shape == (2, 3)
+
+
+def test_its_support_is_mapped_from_real_numbers():
+    made = FlowDistribution(columns_flow())
+    transform = dist.biject_to(made.support)
+    u = jax.random.normal(KEY, (6, 3))
+    x = transform(u)
+    assert made.support(x).all()
+    np.testing.assert_allclose(transform.inv(x), u, atol=1e-4)
+    jacobian = jax.vmap(jax.jacobian(transform))(u)
+    np.testing.assert_allclose(
+        transform.log_abs_det_jacobian(u, x), np.linalg.slogdet(jacobian)[1], atol=1e-4
+    )
+    inner = np.asarray(made.support.feasible_like(x))
+    assert made.support(inner).all()
+
+
+def test_flows_are_distributions_under_jit_vmap_and_plates():
+    flow = columns_flow()
+    x = flow.sample(seed=KEY, sample_shape=(5,))
+    density = jax.jit(lambda made, x: made.log_prob(x))
+    np.testing.assert_allclose(density(FlowDistribution(flow), x), flow.log_prob(x), rtol=1e-5)
+    stacked = jax.vmap(lambda shift: jax.tree.map(lambda p: p + shift, GAUSSIAN))(jnp.arange(3.0))
+    each = jax.vmap(lambda flow: FlowDistribution(flow).log_prob(SEEN))(stacked)
+    assert each.shape == (3,)
+    assert float(each[0]) == pytest.approx(float(GAUSSIAN.log_prob(SEEN)), rel=1e-5)
+
+    def model(y=None):
+        with numpyro.plate("rows", 5):
+            return numpyro.sample("x", FlowDistribution(flow), obs=y)
+
+    assert handlers.seed(model, 0)().shape == (5, 3)
+    total, _ = log_density(model, (x,), {}, {})
+    assert float(total) == pytest.approx(float(flow.log_prob(x).sum()), rel=1e-5)
+
+
+def test_conditional_flows_are_batches_of_distributions():
+    flow = perturbed(flows.maf(2, context_size=1, hidden_sizes=(8,), rngs=nnx.Rngs(0)))
+    with pytest.raises(ValueError, match=r"flow waits for a context: pass flow.condition"):
+        FlowDistribution(flow)
+
+    def model(y):
+        level = numpyro.sample("level", dist.Normal(0, 1))
+        contexts = level + jnp.arange(4.0)[:, None]
+        with numpyro.plate("rows", 4):
+            numpyro.sample("y", FlowDistribution(flow.condition(contexts)), obs=y)
+
+    y = jnp.ones((4, 2))
+    total, _ = log_density(model, (y,), {}, {"level": jnp.array(0.5)})
+    exact = flow.condition(0.5 + jnp.arange(4.0)[:, None]).log_prob(y).sum()
+    exact += dist.Normal(0, 1).log_prob(0.5)
+    assert float(total) == pytest.approx(float(exact), rel=1e-5)
+    gradient = jax.grad(lambda u: potential_energy(model, (y,), {}, {"level": u}))(0.5)
+    assert jnp.isfinite(gradient)
+    assert gradient != 0
+
+
+def test_chains_with_a_flow_as_the_prior_are_those_of_the_analytic_posterior():
+    def model():
+        x = numpyro.sample("x", FlowDistribution(GAUSSIAN))
+        numpyro.sample("y", dist.Normal(x, NOISE).to_event(1), obs=SEEN)
+
+    made = chains(model)
+    x = np.asarray(made.get_samples()["x"], np.float64)
+    mean, covariance = analytic()
+    sd = np.sqrt(np.diag(covariance))
+    ess = numpyro.diagnostics.effective_sample_size(made.get_samples(group_by_chain=True)["x"])
+    assert (np.abs(x.mean(axis=0) - mean) < 4 * sd / np.sqrt(ess)).all()
+    np.testing.assert_allclose(
+        np.cov(x.T), covariance, atol=4 * sd.max() ** 2 * (2 / ess.min()) ** 0.5
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.runs_long
+def test_a_fitted_flow_as_the_prior_of_a_second_study():
+    first = GAUSSIAN.sample(seed=KEY, sample_shape=(20_000,))
+    flow = flows.maf(2, standardize_with=first, rngs=nnx.Rngs(0))
+    fitted = flows.fit(flow, first, key=KEY, progress=False).flow
+
+    def model():
+        x = numpyro.sample("x", FlowDistribution(fitted))
+        numpyro.sample("y", dist.Normal(x, NOISE).to_event(1), obs=SEEN)
+
+    x = np.asarray(chains(model).get_samples()["x"])
+    mean, covariance = analytic()
+    sd = np.sqrt(np.diag(covariance))
+    assert (np.abs(x.mean(axis=0) - mean) < 0.1 * sd).all()
+    np.testing.assert_allclose(x.std(axis=0), sd, rtol=0.1)
+
+
+def test_latent_flows_move_in_the_space_of_their_support():
+    """Draws of a prior with bounds, by NUTS and by fit_posterior, are its own."""
+    flow = columns_flow()
+    model = lambda: numpyro.sample("x", FlowDistribution(flow))
+    target = flows.targets.from_numpyro(model)
+    assert target.names == ("x[0]", "x[1]", "x[2]")
+    u = jax.random.normal(KEY, (20, 3))
+    p = target.constrain(u)
+    log_p = jax.vmap(target)(u) + target.unconstrain(p)[1]
+    np.testing.assert_allclose(log_p, flow.log_prob(p["x"]), atol=1e-3)
+
+
+def test_flows_of_integers_and_angles_are_observed_but_not_latent():
+    counts = flows.maf(2, support=supports.integers(0), hidden_sizes=(8,), rngs=nnx.Rngs(0))
+    rows = jnp.array([[0.0, 3.0], [2.0, 1.0]])
+
+    def model(y=None):
+        with numpyro.plate("rows", 2):
+            numpyro.sample("y", FlowDistribution(counts), obs=y)
+
+    total, _ = log_density(model, (rows,), {}, {})
+    assert float(total) == pytest.approx(float(counts.log_prob(rows).sum()), rel=1e-5)
+    with pytest.raises(ValueError, match="Site 'y' is FlowDistribution, and sum over it"):
+        flows.targets.from_numpyro(model)
+    angles = flows.ncsf(2, hidden_sizes=(8,), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="Site 'x' has support"):
+        flows.targets.from_numpyro(lambda: numpyro.sample("x", FlowDistribution(angles)))
+
+
+def test_svi_learns_the_parameters_of_a_flow_in_a_model():
+    data = GAUSSIAN.sample(seed=KEY, sample_shape=(2000,))
+    start = flows.Flow(
+        flows.StandardNormal(2), bijectors.TriangularAffine(jnp.zeros(2), jnp.eye(2))
+    )
+
+    def model(x):
+        flow = flow_param("flow", start)
+        with numpyro.plate("rows", len(x)):
+            numpyro.sample("x", FlowDistribution(flow), obs=x)
+
+    svi = SVI(model, lambda x: None, optax.adam(0.05), Trace_ELBO())
+    params = svi.run(KEY, 400, data, progress_bar=False).params
+    with handlers.substitute(data=params):
+        learnt = flow_param("flow", start)
+    best = dist.MultivariateNormal(data.mean(axis=0), jnp.cov(data.T, ddof=0))
+    gap = best.log_prob(data).mean() - learnt.log_prob(data).mean()
+    assert -1e-5 < gap < 0.01
+    assert start.log_prob(data).mean() < best.log_prob(data).mean() - 1
+
+
+# As numpyro guides.
+
+
+def successes(data=None):
+    rate = numpyro.sample("rate", dist.Beta(jnp.ones(2), jnp.ones(2)).to_event(1))
+    odds = numpyro.deterministic("odds", rate / (1 - rate))
+    assert odds.shape == (2,)
+    with numpyro.plate("rows", 10):
+        numpyro.sample("data", dist.Bernoulli(rate).to_event(1), obs=data)
+
+
+TRIALS = jnp.array([[1.0] * 8 + [0.0] * 2, [1.0] * 4 + [0.0] * 6]).T
+EXACT = [tfd.Beta(9.0, 3.0), tfd.Beta(5.0, 7.0)]
+
+
+def guided(model, guide, num_steps, *args, rate=5e-3, **kwargs):
+    schedule = optax.cosine_decay_schedule(rate, num_steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(schedule))
+    svi = SVI(model, guide, optimizer, Trace_ELBO(num_particles=16))
+    return svi.run(KEY, num_steps, *args, progress_bar=False, **kwargs)
+
+
+@pytest.fixture(scope="module")
+def guide():
+    """A guide and its parameters before training."""
+    made = AutoFlow(successes, init_loc_fn=init_to_median)
+    svi = SVI(successes, made, optax.adam(1e-3), Trace_ELBO())
+    return made, svi.get_params(svi.init(KEY, TRIALS))
+
+
+def test_a_guide_starts_narrow_around_its_first_point(guide):
+    made, params = guide
+    assert set(params) == {"auto_flow"}
+    rates = made.sample_posterior(KEY, params, sample_shape=(4000,))["rate"]
+    assert rates.shape == (4000, 2)
+    u = np.log(rates / (1 - rates))
+    np.testing.assert_allclose(u.std(axis=0), 0.1, rtol=0.1)
+    np.testing.assert_allclose(u.mean(axis=0), made._init_latent, atol=0.01)
+
+
+def test_a_guide_has_the_methods_of_numpyro_s_own(guide):
+    made, params = guide
+    draws = made.sample_posterior(KEY, params, TRIALS, sample_shape=(3, 4))
+    assert {name: draw.shape for name, draw in draws.items()} == {
+        "rate": (3, 4, 2), "odds": (3, 4, 2),
+    }  # fmt: skip
+    ends = made.quantiles(params, [0.1, 0.5, 0.9])["rate"]
+    assert ends.shape == (3, 2)
+    assert (np.diff(ends, axis=0) > 0).all()
+    np.testing.assert_allclose(made.median(params)["rate"], ends[1])
+    posterior = made.get_posterior(params)
+    z = jax.random.normal(KEY, (5, 2))
+    transform = made.get_transform(params)
+    u = transform(z)
+    np.testing.assert_allclose(transform.inv(u), z, atol=1e-4)
+    jacobian = jax.vmap(jax.jacobian(transform))(z)
+    exact = dist.Normal().log_prob(z).sum(axis=-1) - np.linalg.slogdet(jacobian)[1]
+    np.testing.assert_allclose(posterior.log_prob(u), exact, rtol=1e-4)
+    made_from = Predictive(successes, guide=made, params=params, num_samples=7)
+    assert made_from(KEY)["data"].shape == (7, 10, 2)
+    assert log_likelihood(successes, {"rate": draws["rate"][0]}, TRIALS)["data"].shape == (4, 10)
+
+
+def test_neutra_samples_the_noise_of_a_guide(guide):
+    made, params = guide
+    neutra = NeuTraReparam(made, params)
+    z = jnp.array([0.3, -0.2])
+    site = {"auto_shared_latent": z}
+    energy = potential_energy(neutra.reparam(successes), (TRIALS,), {}, site)
+    transform = made.get_transform(params)
+    u = made._unpack_latent(transform(z))
+    exact = potential_energy(successes, (TRIALS,), {}, u) - transform.log_abs_det_jacobian(z, None)
+    assert float(energy) == pytest.approx(float(exact), rel=1e-4)
+    assert neutra.transform_sample(z)["rate"].shape == (2,)
+
+
+@pytest.mark.parametrize(
+    "kind", ["default", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("maf", "one"))]
+)
+def test_guides_reach_exact_posteriors(kind):
+    model, flow, exact = successes, None, EXACT
+    if kind == "maf":
+        flow = flows.maf(2, num_layers=2, hidden_sizes=(16,), rngs=nnx.Rngs(0))
+    if kind == "one":
+        exact = EXACT[:1]
+
+        def model(data):
+            rate = numpyro.sample("rate", dist.Beta(1, 1).expand([1]).to_event(1))
+            numpyro.sample("data", dist.Binomial(10, rate[0]), obs=8)
+
+    made = AutoFlow(model, flow, init_loc_fn=init_to_median)
+    result = guided(model, made, 1000, TRIALS)
+    rates = np.asarray(made.sample_posterior(KEY, result.params, sample_shape=(20_000,))["rate"])
+    for i, beta in enumerate(exact):
+        mean, sd = float(beta.mean()), float(beta.stddev())
+        assert abs(rates[:, i].mean() - mean) < 0.1 * sd
+        assert rates[:, i].std() == pytest.approx(sd, rel=0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.runs_long
+def test_guides_of_a_regression_with_plates_and_reparameterised_sites():
+    """Against NUTS: a hierarchy with a site that another scales, and a subsampled plate."""
+    x = jax.random.normal(KEY, (200, 2))
+    y = x @ jnp.array([1.0, -0.5]) + 0.3 + 0.5 * jax.random.normal(jax.random.key(1), (200,))
+
+    def model(x, y, rows=None):
+        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
+        shrunk = dist.TransformedDistribution(
+            dist.Normal(0, 1), dist.transforms.AffineTransform(0, scale)
+        )
+        reparam = handlers.reparam(config={"weights": TransformReparam()})
+        with reparam, numpyro.plate("features", 2):
+            weights = numpyro.sample("weights", shrunk)
+        offset = numpyro.sample("offset", dist.Uniform(-1, 1))
+        noise = numpyro.sample("noise", dist.LogNormal(0, 1))
+        with numpyro.plate("rows", 200, subsample_size=rows) as chosen:
+            mean = x[chosen] @ weights + offset
+            numpyro.sample("y", dist.Normal(mean, noise), obs=y[chosen])
+
+    exact = chains(model, x, y).get_samples()
+    for rows in (None, 50):
+        made = AutoFlow(model)
+        result = guided(model, made, 4000, x, y, rows=rows)
+        draws = made.sample_posterior(KEY, result.params, x, y, rows=rows, sample_shape=(5000,))
+        for name in ("weights", "offset", "noise"):
+            mean, sd = exact[name].mean(axis=0), exact[name].std(axis=0)
+            assert (jnp.abs(draws[name].mean(axis=0) - mean) < 0.15 * sd).all(), name
+            np.testing.assert_allclose(draws[name].std(axis=0), sd, rtol=0.2)
+
+
+def test_a_mixture_base_is_no_base_of_a_guide():
+    base = flows.MixtureOfNormals(2, 3)
+    flow = flows.maf(2, base=base, hidden_sizes=(8,), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="flow must have a base without parameters"):
+        AutoFlow(successes, flow)
+
+
+def test_wrong_flows_are_named():
+    make = lambda size, **kwargs: flows.maf(size, hidden_sizes=(8,), rngs=nnx.Rngs(0), **kwargs)
+    with pytest.raises(ValueError, match="flow must be on all of R"):
+        AutoFlow(successes, make(2, support=supports.positive))
+    with pytest.raises(ValueError, match="context of flow"):
+        AutoFlow(successes, make(2, context_size=1))
+    with pytest.raises(TypeError, match=r"flow must be a flows.Flow"):
+        AutoFlow(successes, dist.Normal())
+    with pytest.raises(TypeError, match=r"flow must be a flows.Flow"):
+        FlowDistribution(dist.Normal())
+    guide = AutoFlow(successes, make(3))
+    with pytest.raises(ValueError, match="flow has event size 3, and the model 2"):
+        handlers.seed(guide, 0)(TRIALS)
+
+
+def test_without_numpyro_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "numpyro", None)
+    for name in [name for name in sys.modules if name.startswith("flows.adapters.numpyro")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match=r"flows-jax\[numpyro\]"):
+        flows.targets.from_numpyro(successes, TRIALS)
+
+
+# In TFP, and in ArviZ.
+
+
+def test_a_flow_as_a_part_of_a_joint_distribution():
+    flow = columns_flow()
+    prior = tfp.as_distribution(flow)
+    joint = tfd.JointDistributionNamedAutoBatched(
+        {"x": prior, "y": lambda x: tfd.Normal(x[..., 0] * x[..., 2], 1.0)}
+    )
+    draws = joint.sample(5, seed=KEY)
+    exact = flow.log_prob(draws["x"])
+    exact += tfd.Normal(draws["x"][:, 0] * draws["x"][:, 2], 1.0).log_prob(draws["y"])
+    np.testing.assert_allclose(joint.log_prob(draws), exact, rtol=1e-5)
+    target = flows.targets.from_tfp(joint, y=1.0)
+    u = jax.random.normal(KEY, (5, 3))
+    p = target.constrain(u)
+    log_p = flow.log_prob(p["x"]) + tfd.Normal(p["x"][:, 0] * p["x"][:, 2], 1.0).log_prob(1.0)
+    np.testing.assert_allclose(jax.vmap(target)(u) + target.unconstrain(p)[1], log_p, atol=1e-3)
+
+
+def test_a_tfp_flow_is_a_pytree_and_may_be_a_batch():
+    flow = columns_flow()
+    x = flow.sample(seed=KEY, sample_shape=(4,))
+    density = jax.jit(lambda made, x: made.log_prob(x))
+    np.testing.assert_allclose(density(tfp.as_distribution(flow), x), flow.log_prob(x), rtol=1e-5)
+    conditional = flows.maf(2, context_size=1, hidden_sizes=(8,), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="flow waits for a context"):
+        tfp.as_distribution(conditional)
+    made = tfp.as_distribution(conditional.condition(jnp.ones((4, 1))))
+    assert made.batch_shape == (4,)
+    assert made.sample(3, seed=KEY).shape == (3, 4, 2)
+    assert tfd.Independent(made, 1).log_prob(jnp.zeros((4, 2))).shape == ()
+    counts = flows.maf(2, support=supports.integers(0), hidden_sizes=(8,), rngs=nnx.Rngs(0))
+    joint = tfd.JointDistributionNamedAutoBatched(
+        {"k": tfp.as_distribution(counts), "y": lambda k: tfd.Normal(k[..., 0], 1.0)}
+    )
+    with pytest.raises(ValueError, match="k is FlowDistribution, which has no map"):
+        flows.targets.from_tfp(joint, y=1.0)
+
+
+def test_posteriors_and_chains_go_to_arviz():
+    lognormal = tfd.LogNormal(0.5, 0.4)
+    target = flows.targets.from_log_density(
+        lambda p: GAUSSIAN.log_prob(p["x"]) + lognormal.log_prob(p["of"]["s"]),
+        {"x": np.zeros(2), "of": {"s": 1.0}},
+        {"of": supports.positive},
+    )
+    posterior = flows.fit_posterior(target, key=KEY, progress=False)
+    tree = posterior.to_arviz(seed=KEY, num_samples=500)
+    assert dict(tree["posterior"].sizes) == {"chain": 4, "draw": 500, "x_dim_0": 2}
+    x = tree["posterior"]["x"].to_numpy().reshape(-1, 2)
+    np.testing.assert_allclose(x.mean(axis=0), LOC, atol=4 * 0.86 / np.sqrt(2000))
+    s = tree["posterior"]["of.s"].to_numpy()
+    np.testing.assert_allclose(np.log(s).mean(), 0.5, atol=4 * 0.4 / np.sqrt(2000))
+    lp, log_q = (tree["sample_stats"][name].to_numpy() for name in ("lp", "log_q"))
+    assert lp.shape == log_q.shape == (4, 500)
+    exact = GAUSSIAN.log_prob(x.reshape(4, 500, 2)) + lognormal.log_prob(s) + np.log(s)
+    np.testing.assert_allclose(lp, exact, atol=1e-3)
+    assert tree.attrs["verdict"] == posterior.diagnostics.verdict
+    assert tree.attrs["inference_library"] == "flows"
+    moved = posterior.refine(seed=KEY, num_samples=20).to_arviz()
+    assert moved["posterior"]["x"].shape == (4, 20, 2)
+
+
+def test_plain_points_go_to_arviz_by_one_name():
+    tree = arviz.to_inference_data(jnp.zeros((2, 5, 3)))
+    assert tree["posterior"]["theta"].shape == (2, 5, 3)
