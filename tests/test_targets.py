@@ -354,6 +354,21 @@ def test_a_summary_has_a_row_for_each_number(posterior):
     assert lines[-1] == "verdict: good"
 
 
+def test_posteriors_and_chains_go_to_arviz(posterior):
+    tree = posterior.to_arviz(seed=jax.random.key(5), num_samples=500)
+    assert dict(tree["posterior"].sizes) == {"chain": 4, "draw": 500}
+    rate = tree["posterior"]["rate"].to_numpy()
+    np.testing.assert_allclose(np.log(rate).mean(), LOC, atol=4 / np.sqrt(2000 * PRECISION))
+    lp, log_q = (tree["sample_stats"][name].to_numpy() for name in ("lp", "log_q"))
+    exact = EXACT.log_prob(rate) + np.log(rate)  # of log rate
+    np.testing.assert_allclose(log_q, exact, atol=2e-3)
+    np.testing.assert_allclose(lp - lp.mean(), exact - exact.mean(), atol=2e-3)
+    assert tree.attrs["verdict"] == posterior.diagnostics.verdict
+    assert tree.attrs["inference_library"] == "flows"
+    chains = posterior.refine(seed=jax.random.key(5), num_samples=20).to_arviz()
+    assert chains["posterior"]["rate"].shape == (4, 20)
+
+
 def test_predictions_are_of_the_model(posterior):
     made = posterior.predictive(SD, seed=jax.random.key(4), num_samples=4000)
     log_y = np.log(made["y"])

@@ -7,13 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flows import _checks
 from flows._structures import path_name
 from flows.supports import Support, VectorSupport, from_real, real, to_real
 from flows.targets.target import Target, structured
 
+BLOCK = 4096  # rows whose likelihood is computed at once
+
 
 def from_log_density(
-    log_density: Callable[[Any], jax.Array], example: Any, supports: Any = None
+    log_density: Callable[[Any], jax.Array],
+    example: Any,
+    supports: Any = None,
+    *,
+    log_likelihood: Callable[[Any, Any], jax.Array] | None = None,
+    data: Any = None,
 ) -> Target:
     """The target of a log density of parameters in their own supports.
 
@@ -21,18 +29,23 @@ def from_log_density(
 
     Args:
         log_density: log prior + log likelihood of the parameters, up to a constant: a JAX function
-            of a pytree like `example`, that can be differentiated.
+            of a pytree like `example`, that can be differentiated. With `log_likelihood`, the log
+            prior alone.
         example: The parameters, any pytree of numbers and arrays; of which shapes are used alone.
         supports: Where they lie: a pytree like `example` of `flows.supports` (`real`, `positive`,
             `interval(a, b)`, `simplex`, `ordered`, `correlation_cholesky`), or one for all of a
             part. Names left out of a dictionary are real.
+        log_likelihood: Log likelihood of one row of `data`, (parameters, row) -> scalar, where
+            rows are independent given the parameters: `flows.fit_posterior` can then train on
+            batches of them, `batch_size=`, scaled by N / batch_size.
+        data: The rows, arrays [N, ..] or a pytree of them.
 
     Returns:
         A `Target` for `flows.fit_posterior`.
 
     Raises:
-        TypeError: `supports` has what is no support.
-        ValueError: It has names or a shape that the example does not have, or one of integers or
+        TypeError: `supports` has what is no support; `log_likelihood` or `data` is missing.
+        ValueError: `supports` has names or a shape that the example does not have, or integers or
             angles; the log density is no scalar; there are no parameters.
 
     Example:
@@ -46,6 +59,10 @@ def from_log_density(
     """
     if not callable(log_density):
         raise TypeError(f"log_density must be a function of the parameters, got {log_density!r}.")
+    if (log_likelihood is None) != (data is None):
+        raise TypeError("log_likelihood and data belong together: one of them is missing.")
+    num_rows = 0 if data is None else _checks.num_rows("data", data)
+    data = jax.tree.map(jnp.asarray, data)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(example)
     structure: Any = treedef
     _known_names("supports", supports, example)
@@ -60,12 +77,14 @@ def from_log_density(
         mapped = [part.inverse(leaf) for part, leaf in zip(parts, leaves, strict=True)]
         return [u for u, _ in mapped], _total(mapped)
 
-    def of_real(u: list[jax.Array]) -> jax.Array:
+    def of_real(u: list[jax.Array], rows: Any = None) -> jax.Array:
         parameters, log_det = forward(u)
-        log_p = jnp.asarray(log_density(parameters))
-        if log_p.shape:
-            raise ValueError(f"log_density must return a scalar, got shape {log_p.shape}.")
-        return log_p + log_det
+        log_p = _scalar("log_density", log_density(parameters)) + log_det
+        if log_likelihood is None:
+            return log_p
+        of_row = lambda row: _scalar("log_likelihood", log_likelihood(parameters, row))
+        share = num_rows / len(jax.tree.leaves(rows)[0])
+        return log_p + share * jax.lax.map(jax.checkpoint(of_row), rows, batch_size=BLOCK).sum()
 
     dtype = jnp.result_type(float)
     return structured(
@@ -74,7 +93,15 @@ def from_log_density(
         lambda u: forward(u)[0],
         inverse,
         structure.unflatten([jax.ShapeDtypeStruct(np.shape(leaf), dtype) for _, leaf in leaves]),
+        data=data,
     )
+
+
+def _scalar(name: str, value: Any) -> jax.Array:
+    value = jnp.asarray(value)
+    if value.shape:
+        raise ValueError(f"{name} must return a scalar, got shape {value.shape}.")
+    return value
 
 
 def _total(mapped: list[tuple[jax.Array, jax.Array]]) -> jax.Array:

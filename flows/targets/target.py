@@ -30,6 +30,9 @@ class Target:
         parameters: The shapes of the parameters, a pytree of `jax.ShapeDtypeStruct`.
         predict: Draws what the model predicts: (key, parameters [n, ..], *args, **kwargs) -> pytree
             [n, ..]; None where the model is known by its log density alone.
+        data: Rows that the likelihood is a product over, a pytree of arrays [N, ..]; None where
+            the log density cannot be told from a part of them.
+        on_rows: An unbiased estimate of log p(u) from some rows: (u, rows [n, ..]) -> scalar.
     """
 
     log_density: Program
@@ -38,6 +41,21 @@ class Target:
     inverse: Program | None = None
     parameters: Any = None
     predict: Callable[..., Any] | None = None
+    data: Any = None
+    on_rows: Callable[[jax.Array, Any], jax.Array] | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the data that each log density is made from; 0 where they are not known."""
+        return 0 if self.data is None else len(jax.tree.leaves(self.data)[0])
+
+    def given(self, rows: Any) -> Callable[[jax.Array], jax.Array]:
+        """The log density; if there are rows of the data, its estimate from them."""
+        if rows is None:
+            return self.log_density
+        on_rows = self.on_rows
+        assert on_rows is not None
+        return lambda u: on_rows(u, rows)
 
     def __call__(self, u: jax.Array) -> jax.Array:
         """Log p(u) of one point [D]."""
@@ -114,21 +132,24 @@ def as_target(target: Any, event_size: int | None) -> Target:
 
 def structured(
     unconstrained: Any,
-    log_density: Callable[[Any], jax.Array],
+    log_density: Callable[..., jax.Array],
     forward: Callable[[Any], Any],
     inverse: Callable[[Any], tuple[Any, jax.Array]],
     parameters: Any,
     predict: Callable[..., Any] | None = None,
+    data: Any = None,
 ) -> Target:
     """The target of a model whose unconstrained parameters are a pytree of arrays.
 
     Args:
         unconstrained: Shapes of the unconstrained parameters, a pytree of `jax.ShapeDtypeStruct`.
-        log_density: Their log density, log-Jacobian included.
+        log_density: Their log density, log-Jacobian included; with data its estimate from rows
+            [n, ..] of them, a second argument, which of all of them is exact.
         forward: Maps them to the parameters.
         inverse: Maps parameters to them, and gives log|det dunconstrained/dparameters|.
         parameters: Shapes of the parameters.
         predict: See `Target`.
+        data: See `Target`.
 
     Raises:
         ValueError: There are no parameters, or the log density is no scalar.
@@ -145,13 +166,16 @@ def structured(
         u, log_det = inverse(parameters)
         return ravel_pytree(u)[0], log_det
 
+    of_all = () if data is None else (data,)
     return Target(
-        _scalar("log_density", "the parameters", lambda u: log_density(unravel(u)), point),
+        _scalar("log_density", "the parameters", lambda u: log_density(unravel(u), *of_all), point),
         flat.size,
         trace(lambda u: forward(unravel(u)), point),
         trace(to_point, parameters),
         parameters,
         predict,
+        data,
+        None if data is None else lambda u, rows: log_density(unravel(u), rows),
     )
 
 

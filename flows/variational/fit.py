@@ -22,7 +22,7 @@ from flows.variational.laplace import MOST_DIMENSIONS, LaplaceFits, laplace_fits
 from flows.variational.modes import LostMode, lost_modes
 from flows.variational.posterior import Posterior
 from flows.variational.search import NUM_STARTS, first_starts
-from flows.variational.stages import PEAKS, Stages
+from flows.variational.stages import MOST_ROWS, PEAKS, Stages
 from flows.variational.start import better_of_two, with_laplace, with_modes
 
 
@@ -35,6 +35,7 @@ def fit_posterior(
     start: Literal["auto", "laplace"] | None = "auto",
     num_steps: int = 3000,
     num_samples: int = 128,
+    batch_size: int | None = None,
     learning_rate: float | None = None,
     optimizer: optax.GradientTransformation | None = None,
     stop_early: bool = False,
@@ -70,6 +71,8 @@ def fit_posterior(
             stage, where it is needed, has a third as many, and where modes were lost both are run
             again.
         num_samples: Draws from q in each step; the second stage takes four times as many.
+        batch_size: Rows of the data in each step of the first stage, for a target that has them
+            (`flows.targets.from_log_density`); None for all. Everything else is of all rows.
         learning_rate: Peak of the default optimizer's learning rate, 2e-3 by default; half of it
             in the second stage.
         optimizer: An optax optimizer; by default Adam with warm-up, cosine decay to zero and
@@ -98,6 +101,7 @@ def fit_posterior(
     flow in each direction. Before and after: 65,536 evaluations to look for modes, in each of one
     to 16 searches; 20,000 each time that q is judged; D + 1 gradients for each of 32 Hessians of
     a search; and where there seem to be several modes 131,072 evaluations to tell their shares.
+    A target of more than 20,000 rows of data is not searched, nor is a second stage run.
 
     Example:
         >>> import flows, jax, jax.numpy as jnp
@@ -123,16 +127,21 @@ def fit_posterior(
         raise ValueError('start="laplace" needs a flow on all of R^D, and flow has a support.')
     _checks.positive_int("num_steps", num_steps)
     _checks.positive_int("num_samples", num_samples)
+    _require_rows(structured, batch_size)
     adam_unless_given(optimizer, learning_rate, num_steps, PEAKS[0])  # or says what is wrong
     key = _checks.prng_key("key", key)
     start_key, network_key, train_key, judge_key, modes_key = jax.random.split(key, 5)
     network = posterior_flow(event_size, nnx.Rngs(network_key)) if flow is None else flow
     fits = _first_fits(target, event_size, flow, start, start_key)
-    look = event_size <= MOST_DIMENSIONS and network.support is None and fits is not None
+    searched = structured.num_rows <= MOST_ROWS
+    look = (
+        searched and event_size <= MOST_DIMENSIONS and network.support is None and fits is not None
+    )
     stages = Stages(
         target=structured,
         num_steps=num_steps,
         num_samples=num_samples,
+        batch_size=batch_size,
         learning_rate=learning_rate,
         optimizer=optimizer,
         stop_early=stop_early,
@@ -143,7 +152,10 @@ def fit_posterior(
     )  # fmt: skip
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
     start_key = jax.random.fold_in(start_key, 1)
-    posterior = stages(_begun(network, target, flow, start, fits, start_key), train_key, folder)
+    alone = start == "laplace" or (flow is None and not searched)
+    fits_of_start = None if start is None else fits
+    begun = _begun(network, target, flow, alone, fits_of_start, start_key)
+    posterior = stages(begun, train_key, folder)
     posterior = _with_lost_modes(posterior, fits if look else None, modes_key)
     lost = posterior.diagnostics.lost_modes
     may_begin_again = flow is None and start == "auto" and posterior.stop_reason != "interrupted"
@@ -164,18 +176,31 @@ def fit_posterior(
     return posterior
 
 
+def _require_rows(target: Target, batch_size: int | None) -> None:
+    if batch_size is None:
+        return
+    _checks.positive_int("batch_size", batch_size)
+    if not target.num_rows:
+        raise ValueError(
+            "batch_size needs a target that has rows of data: "
+            "flows.targets.from_log_density(log_prior, .., log_likelihood=.., data=..)."
+        )
+    if batch_size > target.num_rows:
+        raise ValueError(f"batch_size is {batch_size}, more than the {target.num_rows} rows.")
+
+
 def _begun(
     network: Flow,
     target: Program,
     flow: Flow | None,
-    start: str | None,
+    alone: bool,
     fits: LaplaceFits | None,
     key: jax.Array,
 ) -> Flow:
-    """The flow at its start."""
-    if start is None or fits is None:
+    """The flow at its start: behind the best Gaussian alone, or what is better than that."""
+    if fits is None:
         return network
-    if start == "laplace":
+    if alone:
         return with_laplace(network, target, fits, key)
     return (with_modes if flow is None else better_of_two)(network, target, fits, key)
 

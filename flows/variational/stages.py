@@ -18,6 +18,7 @@ from flows.variational.objectives import forward_kl, reverse_kl
 from flows.variational.posterior import Posterior
 
 PEAKS = 2e-3, 1e-3  # of the learning rates of the two stages
+MOST_ROWS = 20_000  # of data, for the second to be run and for modes to be looked for
 SHARE, DRAWS = 3, 4  # the second has a third of the steps, with four times the draws
 
 
@@ -25,11 +26,11 @@ SHARE, DRAWS = 3, 4  # the second has a third of the steps, with four times the 
 class ReverseKL:
     """The objective of the first stage: minus the ELBO, of draws where the target has mass."""
 
-    target: Callable[[jax.Array], jax.Array]
+    target: Target
     num_samples: int
 
-    def __call__(self, flow: Flow, batch: None, key: jax.Array) -> jax.Array:
-        losses = reverse_kl(flow, jax.vmap(self.target), key, (self.num_samples,))
+    def __call__(self, flow: Flow, batch: Any, key: jax.Array) -> jax.Array:
+        losses = reverse_kl(flow, jax.vmap(self.target.given(batch)), key, (self.num_samples,))
         inside = losses < jnp.inf
         return jnp.where(inside, losses, jax.lax.stop_gradient(losses.mean(where=inside)))
 
@@ -59,6 +60,7 @@ class Stages:
         target: The target, of which all but its log density is for the posterior alone.
         num_steps: Of the first stage.
         num_samples: Draws in each of them.
+        batch_size: Rows of the target's data in each of them; None for all.
         learning_rate: Peak of the first stage's; half of it in the second.
         optimizer: In place of Adam, in both.
         stop_early: Whether the first stage stops at a plateau.
@@ -69,6 +71,7 @@ class Stages:
     target: Target
     num_steps: int
     num_samples: int
+    batch_size: int | None
     learning_rate: float | None
     optimizer: optax.GradientTransformation | None
     stop_early: bool
@@ -81,20 +84,22 @@ class Stages:
         if start.diagnostics.exact:
             return start
         first = _better(self._first(flow, key, folder), start)
-        if not first.diagnostics.wanting or first.stop_reason == "interrupted":
+        many = self.target.num_rows > MOST_ROWS
+        if many or not first.diagnostics.wanting or first.stop_reason == "interrupted":
             return first
         return self._second(first, jax.random.fold_in(key, 1), folder)
 
     def _first(self, flow: Flow, key: jax.Array, folder: Path | None) -> Posterior:
         result = train(
             flow,
-            ReverseKL(self.target.log_density, self.num_samples),
+            ReverseKL(self.target, self.num_samples),
+            self.target.data if self.batch_size else None,
             key=key,
             optimizer=adam_unless_given(
                 self.optimizer, self.learning_rate, self.num_steps, PEAKS[0]
             ),
             num_steps=self.num_steps,
-            batch_size=self.num_samples,
+            batch_size=self.batch_size or self.num_samples,
             stop_at_plateau=self.stop_early,
             checkpoint_dir=folder,
             description="ELBO",
