@@ -3,6 +3,7 @@
 from flows import bijectors, conditioners, distributions, divergences, supports, training
 from flows._version import __version__
 from flows.architectures import gaussianization, iaf, maf, ncsf, nsf, real_nvp
+from flows.calibration import CalibrationReport, check_calibration
 from flows.density import FitResult, fit, fit_ensemble
 from flows.distillation import DistillReport, DistillResult, distill, iaf_like
 from flows.distributions import (
@@ -19,6 +20,7 @@ from flows.serialization import load, save
 from flows.variational import Posterior, fit_posterior
 
 __all__ = [
+    "CalibrationReport",
     "CircularUniform",
     "DiagonalNormal",
     "DistillReport",
@@ -33,6 +35,7 @@ __all__ = [
     "__version__",
     "as_frame",
     "bijectors",
+    "check_calibration",
     "conditioners",
     "distill",
     "distributions",

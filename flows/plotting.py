@@ -142,3 +142,53 @@ def distillation(report: Any) -> Figure:
     figure.suptitle(report.verdict, fontsize=10)
     figure.tight_layout()
     return figure
+
+
+def calibration(report: Any) -> Figure:
+    """Whether the draws of a posterior are spread as the parameters are.
+
+    Args:
+        report: A `flows.CalibrationReport`.
+
+    Returns:
+        The figure: for each parameter the share of ranks up to a level, less that level; coverage
+        of highest-density regions, and of regions around random points, against their credibility.
+        Curves of an exact posterior stay within the grey band in 95 % of reports.
+    """
+    figure, (ranks, *coverages) = plt.subplots(1, 3, figsize=(11, 3.7))
+    level = np.linspace(0, 1, 201)
+    below = (report.ranks + 0.5) / (report.num_draws + 1)
+    failed = report.p_values < report.least_p_value
+    colours = [*COLOURS, "#7d3c98", "#b7950b", "#16a085"]
+    worst = np.sort(np.argsort(report.p_values)[: len(colours)])
+    shown = [i for i in worst if failed[i] or len(failed) <= len(colours)]
+    named = dict(zip(shown, colours, strict=False))
+    for i, (column, name) in enumerate(zip(below.T, report.names, strict=True)):
+        gap = np.searchsorted(np.sort(column), level, side="right") / len(column) - level
+        style = {"color": named[i], "label": name} if i in named else {"color": "0.6"}
+        width = 1.8 if failed[i] else 1.0
+        ranks.plot(level, gap, linewidth=width, zorder=2 + (i in named), **style)
+    ranks.fill_between(level, -report.band, report.band, color="0.9", linewidth=0)
+    ranks.axhline(0, color="0.4", linewidth=0.8, linestyle="--")
+    most = max(2 * report.band, *(1.15 * np.abs(line.get_ydata()).max() for line in ranks.lines))
+    ranks.set(xlim=(0, 1), ylim=(-most, most), xlabel="rank / draws", ylabel="share below - level")
+    ranks.set_title("ranks of the parameters", fontsize=10)
+    titles = {"HPD": "highest-density regions", "TARP": "distance to reference points"}
+    curves = report.coverage(level)
+    for axis, (name, title) in zip(coverages, titles.items(), strict=True):
+        axis.fill_between(level, level - report.band, level + report.band, color="0.9", linewidth=0)
+        axis.plot([0, 1], [0, 1], color="0.4", linewidth=0.8, linestyle="--")
+        axis.set(xlim=(0, 1), ylim=(0, 1), xlabel="credibility", ylabel="coverage")
+        axis.set_title(f"{title} ({name})", fontsize=10)
+        if name in curves:
+            p_value = report.hpd_p_value if name == "HPD" else report.tarp_p_value
+            bad = p_value < report.least_p_value
+            axis.plot(level, curves[name], color=COLOURS[bad], label=f"p = {p_value:.2g}")
+        else:
+            axis.text(0.05, 0.9, "not known of draws alone", fontsize=8)
+    for axis in figure.axes:
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8, frameon=False, loc="best" if axis is ranks else "upper left")
+    figure.suptitle(report.verdict, fontsize=10, wrap=True)
+    figure.tight_layout()
+    return figure

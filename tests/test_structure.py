@@ -30,6 +30,7 @@ ALLOWED = {
         "architectures", "bijectors", "conditioners", "density", "distributions", "divergences",
         "plotting", "supports", "training", "variational",
     },
+    "calibration": {"plotting", "supports"},
     "frames": set(),
     "plotting": set(),
 }  # fmt: skip
