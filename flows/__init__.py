@@ -1,6 +1,6 @@
 """flows: normalizing flows in JAX that are distrax distributions and flax.nnx modules."""
 
-from flows import bijectors, conditioners, distributions, divergences, supports, training
+from flows import bijectors, conditioners, distributions, divergences, supports, targets, training
 from flows._version import __version__
 from flows.architectures import gaussianization, iaf, maf, ncsf, nsf, real_nvp
 from flows.calibration import CalibrationReport, check_calibration
@@ -53,5 +53,6 @@ __all__ = [
     "real_nvp",
     "save",
     "supports",
+    "targets",
     "training",
 ]
