@@ -508,6 +508,12 @@ def test_sizes_that_do_not_agree_are_refused(target):
         target.constrain(jnp.zeros(3))
 
 
+def test_a_flow_with_a_support_is_refused_where_the_target_has_its_own(target):
+    flow = flows.maf(14, support=supports.positive, hidden_sizes=(16,), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="flow has a support, and target has its own"):
+        flows.fit_posterior(target, flow=flow, key=jax.random.key(0))
+
+
 def test_predictions_of_a_joint_are_its_pinned_parts():
     target = HIERARCHIES["tfp"]()
     parameters = target.constrain(jnp.zeros((6, target.event_size)))

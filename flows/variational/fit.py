@@ -119,26 +119,28 @@ def fit_posterior(
         if event_size not in (None, flow.event_size):
             raise ValueError(f"event_size is {event_size}, but flow has {flow.event_size}.")
         event_size = flow.event_size
-    structured = as_target(target, event_size)
-    target, event_size = structured.log_density, structured.event_size
+    target = as_target(target, event_size)
+    log_density, event_size = target.log_density, target.event_size
+    if flow is not None and flow.support is not None and target.forward is not None:
+        raise ValueError("flow has a support, and target has its own: flow must be on all of R^D.")
     if start is not None:
         _checks.one_of("start", start, ("auto", "laplace"))
     if start == "laplace" and flow is not None and flow.support is not None:
         raise ValueError('start="laplace" needs a flow on all of R^D, and flow has a support.')
     _checks.positive_int("num_steps", num_steps)
     _checks.positive_int("num_samples", num_samples)
-    _require_rows(structured, batch_size)
+    _require_rows(target, batch_size)
     adam_unless_given(optimizer, learning_rate, num_steps, PEAKS[0])  # or says what is wrong
     key = _checks.prng_key("key", key)
     start_key, network_key, train_key, judge_key, modes_key = jax.random.split(key, 5)
     network = posterior_flow(event_size, nnx.Rngs(network_key)) if flow is None else flow
-    fits = _first_fits(target, event_size, flow, start, start_key)
-    searched = structured.num_rows <= MOST_ROWS
+    fits = _first_fits(log_density, event_size, flow, start, start_key)
+    searched = target.num_rows <= MOST_ROWS
     look = (
         searched and event_size <= MOST_DIMENSIONS and network.support is None and fits is not None
     )
     stages = Stages(
-        target=structured,
+        target=target,
         num_steps=num_steps,
         num_samples=num_samples,
         batch_size=batch_size,
@@ -154,15 +156,15 @@ def fit_posterior(
     start_key = jax.random.fold_in(start_key, 1)
     alone = start == "laplace" or (flow is None and not searched)
     fits_of_start = None if start is None else fits
-    begun = _begun(network, target, flow, alone, fits_of_start, start_key)
+    begun = _begun(network, log_density, flow, alone, fits_of_start, start_key)
     posterior = stages(begun, train_key, folder)
     posterior = _with_lost_modes(posterior, fits if look else None, modes_key)
     lost = posterior.diagnostics.lost_modes
     may_begin_again = flow is None and start == "auto" and posterior.stop_reason != "interrupted"
     if lost and may_begin_again and fits is not None:
         try:
-            fits = _joined(fits, target, lost)
-            begun = with_modes(network, target, fits, start_key)
+            fits = _joined(fits, log_density, lost)
+            begun = with_modes(network, log_density, fits, start_key)
             again = stages(begun, train_key, folder and folder / f"again-{num_steps}")
             again = _with_lost_modes(again, fits, modes_key)
         except (FloatingPointError, ValueError) as error:
@@ -191,7 +193,7 @@ def _require_rows(target: Target, batch_size: int | None) -> None:
 
 def _begun(
     network: Flow,
-    target: Program,
+    log_density: Program,
     flow: Flow | None,
     alone: bool,
     fits: LaplaceFits | None,
@@ -201,14 +203,16 @@ def _begun(
     if fits is None:
         return network
     if alone:
-        return with_laplace(network, target, fits, key)
-    return (with_modes if flow is None else better_of_two)(network, target, fits, key)
+        return with_laplace(network, log_density, fits, key)
+    return (with_modes if flow is None else better_of_two)(network, log_density, fits, key)
 
 
-def _joined(fits: LaplaceFits, target: Program, lost: tuple[LostMode, ...]) -> LaplaceFits:
+def _joined(fits: LaplaceFits, log_density: Program, lost: tuple[LostMode, ...]) -> LaplaceFits:
     """The Gaussians, and those at the lost modes."""
     locations = np.stack([mode.location for mode in lost]).astype(fits.loc.dtype)
-    return fits.joined(laplace_fits(target, np.resize(locations, (NUM_STARTS, locations.shape[1]))))
+    return fits.joined(
+        laplace_fits(log_density, np.resize(locations, (NUM_STARTS, locations.shape[1])))
+    )
 
 
 def _with_lost_modes(posterior: Posterior, fits: LaplaceFits | None, key: jax.Array) -> Posterior:
@@ -228,7 +232,7 @@ def _with_lost_modes(posterior: Posterior, fits: LaplaceFits | None, key: jax.Ar
 
 
 def _first_fits(
-    target: Program, event_size: int, flow: Flow | None, start: str | None, key: jax.Array
+    log_density: Program, event_size: int, flow: Flow | None, start: str | None, key: jax.Array
 ) -> LaplaceFits | None:
     """Gaussians at the modes around 0; None where they are neither needed nor can be had."""
     needed = start == "laplace" or (flow is None and start is not None)
@@ -236,7 +240,7 @@ def _first_fits(
     if not needed and (not wanted or (flow and flow.support is not None)):
         return None
     try:
-        return laplace_fits(target, first_starts(event_size, key))
+        return laplace_fits(log_density, first_starts(event_size, key))
     except Exception as error:  # it has no Hessian
         if needed:
             raise
