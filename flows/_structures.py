@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jax.tree_util import keystr, tree_flatten, tree_flatten_with_path, tree_leaves_with_path
+from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path
 
 from flows import _checks
 
@@ -30,19 +30,46 @@ def path_name(path: tuple[Any, ...]) -> str:
     return keystr(path, simple=True, separator=".") or "theta"
 
 
+def require_names(structure: Any) -> None:
+    """Raises if two leaves have one name, such as {"a.b": .., "a": {"b": ..}}."""
+    names = [path_name(path) for path, _ in tree_leaves_with_path(structure)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(f"Two parameters have one name, {twice[0]!r}: rename one.")
+
+
+def part_at(tree: Any, path: tuple[Any, ...]) -> Any:
+    """The part of a tree at the path of another; its other parts do not matter.
+
+    Raises:
+        LookupError, AttributeError or TypeError: There is none.
+    """
+    for entry in path:
+        key = key_of(entry)
+        named = hasattr(entry, "name") and not isinstance(tree, Mapping)
+        tree = getattr(tree, key) if named else tree[key]
+    return tree
+
+
+def key_of(entry: Any) -> Any:
+    """What an entry of a path is called: a key, a place or a name."""
+    return next(getattr(entry, name) for name in ("key", "idx", "name") if hasattr(entry, name))
+
+
 def selected(value: Any, like: Any) -> Any:
-    """The parts of `value` that `like` has, where they are told by name.
+    """The parts of `value` that `like` has, in its structure.
 
     Raises:
         ValueError: One is missing.
     """
-    if not isinstance(like, Mapping):
-        return value
-    given = list(value) if isinstance(value, Mapping) else type(value).__name__
-    missing = [key for key in like if key not in given]
-    if missing:
-        raise ValueError(f"parameters must hold {', '.join(map(str, like))}, got {given}.")
-    return {key: selected(value[key], part) for key, part in like.items()}
+    wanted, treedef = tree_flatten_with_path(like)
+    structure: Any = treedef
+    try:
+        return structure.unflatten([part_at(value, path) for path, _ in wanted])
+    except (LookupError, AttributeError, TypeError):
+        names = ", ".join(path_name(path) for path, _ in wanted)
+        given = list(value) if isinstance(value, Mapping) else type(value).__name__
+        raise ValueError(f"parameters must hold {names}, got {given}.") from None
 
 
 def batched(value: Any, like: Any) -> tuple[Any, tuple[int, ...]]:
@@ -51,13 +78,9 @@ def batched(value: Any, like: Any) -> tuple[Any, tuple[int, ...]]:
     Raises:
         ValueError: A part is missing, or of another shape.
     """
-    value = selected(value, like)
     wanted, treedef = tree_flatten_with_path(like)
-    leaves, given = tree_flatten(value)
     structure: Any = treedef
-    if given != structure:
-        raise ValueError(f"parameters must have the structure {structure}, got {given}.")
-    leaves = [_checks.floats(leaf) for leaf in leaves]
+    leaves = [_checks.floats(leaf) for leaf in structure.flatten_up_to(selected(value, like))]
     batch = leaves[0].shape[: leaves[0].ndim - len(wanted[0][1].shape)]
     for leaf, (path, of) in zip(leaves, wanted, strict=True):
         if leaf.shape != (*batch, *of.shape):

@@ -69,6 +69,12 @@ def test_a_flow_at_a_site_has_its_density_and_draws():
     assert made.sample(old_style, (2,)).shape == (2, 3)
 
 
+def test_numpyro_validates_values_if_it_is_told_to():
+    made = FlowDistribution(columns_flow(), validate_args=True)
+    with pytest.warns(UserWarning, match="Out-of-support"):
+        made.log_prob(jnp.array([-1.0, 0.0, 0.0]))
+
+
 def test_its_support_is_mapped_from_real_numbers():
     made = FlowDistribution(columns_flow())
     transform = dist.biject_to(made.support)
@@ -240,12 +246,22 @@ def guide():
 
 def test_a_guide_starts_narrow_around_its_first_point(guide):
     made, params = guide
-    assert set(params) == {"auto_flow"}
+    assert set(params) == {"auto_flow", "auto_loc"}
     rates = made.sample_posterior(KEY, params, sample_shape=(4000,))["rate"]
     assert rates.shape == (4000, 2)
     u = np.log(rates / (1 - rates))
     np.testing.assert_allclose(u.std(axis=0), 0.1, rtol=0.1)
     np.testing.assert_allclose(u.mean(axis=0), made._init_latent, atol=0.01)
+
+
+def test_a_guide_may_be_started_under_jit():
+    made = AutoFlow(successes)
+    svi = SVI(successes, made, optax.adam(1e-3), Trace_ELBO())
+    state = jax.jit(svi.init)(KEY, TRIALS)
+    state, loss = jax.jit(svi.update)(state, TRIALS)
+    assert jnp.isfinite(loss)
+    draws = made.sample_posterior(KEY, svi.get_params(state), sample_shape=(5,))
+    assert draws["rate"].shape == (5, 2)
 
 
 def test_a_guide_has_the_methods_of_numpyro_s_own(guide):
@@ -399,6 +415,8 @@ def test_a_tfp_flow_is_a_pytree_and_may_be_a_batch():
         tfp.as_distribution(conditional)
     made = tfp.as_distribution(conditional.condition(jnp.ones((4, 1))))
     assert made.batch_shape == (4,)
+    with pytest.raises(NotImplementedError, match="Index the contexts"):
+        made[0]
     assert made.sample(3, seed=KEY).shape == (3, 4, 2)
     assert tfd.Independent(made, 1).log_prob(jnp.zeros((4, 2))).shape == ()
     counts = flows.maf(2, support=supports.integers(0), hidden_sizes=(8,), rngs=nnx.Rngs(0))
@@ -413,3 +431,8 @@ def test_plain_points_go_to_arviz_by_one_name():
     tree = arviz.to_inference_data(jnp.zeros((2, 5, 3)))
     assert tree["posterior"]["theta"].shape == (2, 5, 3)
     assert "sample_stats" not in tree.children
+    tree = arviz.to_inference_data({"net/bias": jnp.zeros((2, 5))})
+    assert tree["posterior"]["net.bias"].shape == (2, 5)
+    for names in (("a/b", "a.b"), ("chain", "x")):
+        with pytest.raises(ValueError, match="draws must have names that differ"):
+            arviz.to_inference_data(dict.fromkeys(names, jnp.zeros((2, 5))))

@@ -156,6 +156,17 @@ def test_wrong_rows_are_named(options, error, match):
         targets.from_log_density(log_prior, EXAMPLE, **given)
 
 
+def test_integers_that_do_not_fit_are_refused():
+    make = lambda data: targets.from_log_density(
+        log_prior, EXAMPLE, log_likelihood=lambda p, row: row * p["offset"], data=data
+    )
+    with pytest.raises(ValueError, match="data holds integers that do not fit int32"):
+        make(np.array([2**40 + 1, 3]))
+    with pytest.warns(UserWarning, match="data"):
+        make(1.7e9 + np.arange(5.0))
+    assert make(np.arange(5)).data.dtype == jnp.int32
+
+
 @pytest.mark.parametrize(
     ("target", "batch_size", "match"),
     [

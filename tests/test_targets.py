@@ -1,5 +1,8 @@
 """Targets with structure: supports and Jacobians, numpyro and TFP models, posteriors by name."""
 
+from collections import OrderedDict
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +10,9 @@ import numpyro
 import numpyro.distributions as dist
 import pytest
 from flax import nnx
+from numpyro import handlers
 from numpyro.contrib.control_flow import scan
+from numpyro.contrib.module import random_nnx_module
 from numpyro.infer import MCMC, NUTS
 from tensorflow_probability.substrates.jax import distributions as tfd
 
@@ -133,6 +138,10 @@ def test_one_support_holds_for_all_of_a_part():
         ({"a": 1.0}, {"a": supports.simplex}, ValueError, r"a must be a vector \[..., K\]"),
         ({"a": np.ones((2, 3))}, {"a": supports.correlation_cholesky}, ValueError, "square matrix"),
         ({}, None, ValueError, "no parameters"),
+        ({"a": "hello"}, None, TypeError, "a must be a number or an array"),
+        ([{"a": 1.0}], [{"b": supports.positive}], ValueError, r"supports\[0\] has 'b'"),
+        ((1.0, 2.0), (supports.positive,), ValueError, "supports must be as long as that of"),
+        ({"a": np.ones((0, 3))}, {"a": supports.simplex}, ValueError, "a must be a vector"),
     ],
 )
 def test_wrong_supports_are_named(example, where, error, match):
@@ -379,6 +388,8 @@ def test_predictions_are_of_the_model(posterior):
     assert log_y[:, 0].std() == pytest.approx(sd, rel=0.06)
     rows = posterior.predictive(SD, size=7, seed=jax.random.key(4), num_samples=5)
     assert rows["y"].shape == (5, 7)
+    with pytest.raises(ValueError, match="Nothing is left to predict"):
+        posterior.predictive(SD, y=OBSERVED, seed=jax.random.key(4))
 
 
 def test_a_log_density_predicts_nothing():
@@ -447,6 +458,17 @@ def _subsampled(y):
         numpyro.sample("y", dist.Normal(mu, 1), obs=y[rows])
 
 
+def _missing():
+    mask = np.array([True, True, False])
+    with numpyro.plate("rows", 3):
+        numpyro.sample("y", dist.Normal(0, 1), obs=jnp.ones(3), obs_mask=mask)
+
+
+def _scaled():
+    with handlers.scale(scale=0.5):
+        numpyro.sample("s", dist.LogNormal(0, 1))
+
+
 class Odd(dist.Normal):
     support = dist.constraints.dependent(is_discrete=False, event_dim=0)
 
@@ -460,6 +482,8 @@ REFUSED = {
     "param": (lambda: numpyro.param("w", jnp.ones(2)), "Site 'w' is a numpyro.param"),
     "no latent": (lambda: numpyro.sample("y", dist.Normal(), obs=1.0), "no latent sites"),
     "subsample": (lambda: _subsampled(jnp.zeros(10)), "Plate 'rows' takes 2 of 10 rows"),
+    "missing": (_missing, "Site 'y_unobserved' is masked or scaled"),
+    "scaled": (_scaled, "Site 's' is masked or scaled"),
     "support": (lambda: numpyro.sample("k", Odd()), "Site 'k' has support"),
 }
 
@@ -470,6 +494,101 @@ def test_models_without_a_posterior_on_real_numbers_are_refused(case):
     sites = lambda: (numpyro.sample("a", dist.Normal()), model())
     with pytest.raises(ValueError, match=match):
         targets.from_numpyro(model if case in ("no latent", "param") else sites)
+
+
+def test_models_may_ask_for_keys_and_scale_what_is_observed():
+    def model(y):
+        order = jax.random.permutation(numpyro.prng_key(), 3)
+        mu = numpyro.sample("mu", dist.Normal(0, 1))
+        with handlers.scale(scale=2.0), handlers.mask(mask=jnp.array([True, False, True])):
+            numpyro.sample("y", dist.Normal(mu, 1), obs=y[order][jnp.argsort(order)])
+
+    target = targets.from_numpyro(model, jnp.array([1.0, 50.0, 2.0]))
+    normal = dist.Normal(0.5, 1)
+    exact = dist.Normal(0, 1).log_prob(0.5) + 2 * (normal.log_prob(1.0) + normal.log_prob(2.0))
+    assert float(target(jnp.array([0.5]))) == pytest.approx(float(exact), rel=1e-5)
+
+
+def test_weights_of_random_modules_are_parameters():
+    network = nnx.Linear(2, 1, rngs=nnx.Rngs(0))
+
+    def model(x, y):
+        net = random_nnx_module("net", network, prior=dist.Normal(0, 1))
+        numpyro.sample("y", dist.Normal(net(x)[:, 0], 1).to_event(1), obs=y)
+
+    target = targets.from_numpyro(model, jnp.ones((4, 2)), jnp.ones(4))
+    assert target.names == ("net/bias[0]", "net/kernel[0, 0]", "net/kernel[1, 0]")
+    residual = dist.Normal(0.6, 1).log_prob(1.0) * 4
+    prior = dist.Normal(0, 1).log_prob(jnp.array([0.1, 0.2, 0.3])).sum()
+    assert float(target(jnp.array([0.1, 0.2, 0.3]))) == pytest.approx(
+        float(residual + prior), rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-6, -1e-4, 0.01, 900.0, -999.9])
+@pytest.mark.parametrize("kind", ["by hand", "numpyro", "tfp"])
+def test_values_near_zero_are_inside_of_wide_supports(kind, value):
+    """Rounding is that of the ends of the support, not of the value."""
+    where = supports.interval(-1000, 1000)
+    made = {
+        "by hand": lambda: targets.from_log_density(lambda p: 0.0 * p["x"], {"x": 0.0}, where),
+        "numpyro": lambda: targets.from_numpyro(
+            lambda: numpyro.sample("x", dist.Uniform(-1000.0, 1000.0))
+        ),
+        "tfp": lambda: targets.from_tfp(
+            tfd.JointDistributionNamedAutoBatched(
+                {"x": tfd.Uniform(-1000.0, 1000.0), "y": lambda x: tfd.Normal(x, 1.0)}
+            ),
+            y=0.0,
+        ),
+    }[kind]()
+    assert jnp.isfinite(made.unconstrain({"x": jnp.float32(value)})[1])
+    assert made.unconstrain({"x": jnp.float32(1000.5)})[1] == -jnp.inf
+
+
+def test_simplexes_are_finite_far_out():
+    """Of a Dirichlet with its mass in the corners, where a stick of float32 would be used up."""
+    made = targets.from_log_density(
+        lambda p: tfd.Dirichlet(jnp.full(3, 0.2)).log_prob(p), np.ones(3) / 3, supports.simplex
+    )
+    u = 60 * jax.random.normal(jax.random.key(0), (500, 2))
+    value, slope = jax.vmap(jax.value_and_grad(made))(u)
+    assert jnp.isfinite(value).all()
+    assert jnp.isfinite(slope).all()
+    near = 3 * jax.random.normal(jax.random.key(1), (500, 2))
+    x = made.constrain(near)
+    np.testing.assert_allclose(x.sum(axis=-1), 1, atol=1e-5)
+    np.testing.assert_allclose(made.unconstrain(x)[0], near, atol=1e-3, rtol=1e-3)
+
+
+class Pair(NamedTuple):
+    first: object
+    second: object
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda a, b: OrderedDict(b=b, a=a), lambda a, b: (a, b), lambda a, b: [a, {"b": b}],
+        lambda a, b: Pair(a, b), lambda a, b: {1: a, 2: (b,)},
+    ],
+    ids=["ordered", "tuple", "list", "named", "numbers"],
+)  # fmt: skip
+def test_parameters_may_be_any_pytree(wrap):
+    where = (
+        wrap(supports.positive, None) if wrap(0, 0) != [0, {"b": 0}] else [supports.positive, {}]
+    )
+    made = targets.from_log_density(density, wrap(1.0, np.zeros(2)), where)
+    u = jnp.array([[0.5, -1.0, 2.0], [1.0, 0.0, 0.3]])
+    p = made.constrain(u)
+    assert jax.tree.structure(p) == jax.tree.structure(wrap(1.0, np.zeros(2)))
+    np.testing.assert_allclose(made.unconstrain(p)[0], u, atol=1e-5)
+    assert sum((leaf > 0).all() for leaf in jax.tree.leaves(p)) == 1
+
+
+def test_names_that_are_not_told_apart_are_refused():
+    with pytest.raises(ValueError, match=r"Two parameters have one name, 'a.b'"):
+        targets.from_log_density(density, {"a.b": 1.0, "a": {"b": 2.0}})
 
 
 def test_what_is_no_model_is_refused():
@@ -497,6 +616,11 @@ def test_joints_without_a_posterior_on_real_numbers_are_refused():
         targets.from_tfp(joint)
     with pytest.raises(ValueError, match="z"):
         targets.from_tfp(joint, z=1.0)
+    listed = tfd.JointDistributionSequentialAutoBatched(
+        [tfd.HalfNormal(1.0, name="s"), lambda s: tfd.Normal(0.0, s, name="y")]
+    )
+    with pytest.raises(TypeError, match="joint must have parts with names"):
+        targets.from_tfp(listed, y=1.0)
     with pytest.raises(ValueError, match="no parameters"):
         targets.from_tfp(joint, k=1.0, m=jnp.zeros(3), y=jnp.zeros(3))
 

@@ -26,6 +26,9 @@ def to_inference_data(
         sample_stats: Arrays [num_chains, num_samples] by name, such as "lp".
         attrs: What to write beside them, by name.
 
+    Raises:
+        ValueError: Two arrays have one name (a "/" in it becomes a "."), or one that ArviZ uses.
+
     Example:
         >>> import jax.numpy as jnp
         >>> tree = to_inference_data({"mu": jnp.zeros((4, 10)), "w": jnp.ones((4, 10, 3))})
@@ -33,7 +36,12 @@ def to_inference_data(
         {'chain': 4, 'draw': 10, 'w_dim_0': 3}
     """
     leaves = jax.tree_util.tree_leaves_with_path(draws)
-    data = {"posterior": {path_name(path): np.asarray(leaf) for path, leaf in leaves}}
+    named = {path_name(path).replace("/", "."): np.asarray(leaf) for path, leaf in leaves}
+    if len(named) < len(leaves) or {"chain", "draw"} & set(named):
+        raise ValueError(
+            f"draws must have names that differ, and are not chain or draw, got {list(named)}."
+        )
+    data = {"posterior": named}
     if sample_stats is not None:
         data["sample_stats"] = {name: np.asarray(stat) for name, stat in sample_stats.items()}
     library = {"inference_library": "flows", "inference_library_version": __version__}

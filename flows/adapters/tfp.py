@@ -58,6 +58,9 @@ class FlowDistribution(tfd.Distribution):
             name=name,
         )
 
+    def __getitem__(self, slices: Any) -> tfd.Distribution:
+        raise NotImplementedError("Index the contexts instead, flow.condition(contexts[..]).")
+
     @classmethod
     def _parameter_properties(cls, dtype: Any, num_classes: Any = None) -> dict[str, Any]:
         return {}

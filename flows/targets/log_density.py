@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flows import _checks
-from flows._structures import path_name
+from flows._structures import key_of, part_at, path_name
 from flows.supports import Support, VectorSupport, from_real, real, to_real
 from flows.targets.target import Target, structured
 
@@ -62,9 +62,13 @@ def from_log_density(
     if (log_likelihood is None) != (data is None):
         raise TypeError("log_likelihood and data belong together: one of them is missing.")
     num_rows = 0 if data is None else _checks.num_rows("data", data)
-    data = jax.tree.map(jnp.asarray, data)
+    data = jax.tree.map(_exact, data)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(example)
     structure: Any = treedef
+    for path, leaf in leaves:
+        dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+        if not np.issubdtype(dtype, np.number):
+            raise TypeError(f"{path_name(path)} must be a number or an array, got {leaf!r}.")
     _known_names("supports", supports, example)
     parts = [_part(path, np.shape(leaf), _support_at(supports, path)) for path, leaf in leaves]
 
@@ -95,6 +99,18 @@ def from_log_density(
         structure.unflatten([jax.ShapeDtypeStruct(np.shape(leaf), dtype) for _, leaf in leaves]),
         data=data,
     )
+
+
+def _exact(rows: Any) -> jax.Array:
+    """An array of the data on the device; integers that it cannot hold are refused."""
+    if not isinstance(rows, jax.Array):
+        rows = np.asarray(rows)
+        if np.issubdtype(rows.dtype, np.floating):
+            _checks.warn_of_lost_digits("data", rows.reshape(len(rows), -1))
+    array = jnp.asarray(rows)
+    if np.issubdtype(array.dtype, np.integer) and (np.asarray(array) != np.asarray(rows)).any():
+        raise ValueError(f"data holds integers that do not fit {array.dtype}: subtract an offset.")
+    return array
 
 
 def _scalar(name: str, value: Any) -> jax.Array:
@@ -146,20 +162,18 @@ def _part(path: tuple[Any, ...], shape: tuple[int, ...], support: Any) -> Part:
 def _vectors(name: str, shape: tuple[int, ...], support: VectorSupport) -> Part:
     """Of vectors or matrices, the last axes of an array."""
     rank = support.rank
-    if len(shape) < rank or shape[-1] < 2 or (rank == 2 and shape[-2] != shape[-1]):
+    if len(shape) < rank or shape[-1] < 2 or 0 in shape or (rank == 2 and shape[-2] != shape[-1]):
         kind = ("a vector [..., K]", "a square matrix [..., K, K]")[rank - 1]
         raise ValueError(f"{name} must be {kind}, K > 1, for the support {support}, got {shape}.")
-    bijector = support.make()
-    inner = bijector.inverse_event_shape(shape)
+    inner = (*shape[:-rank], support.num_free(shape[-1]))
 
     def forward(u: jax.Array) -> tuple[jax.Array, jax.Array]:
-        u = u.reshape(inner)
-        log_det = bijector.forward_log_det_jacobian(u, event_ndims=1)
-        return bijector.forward(u), log_det.sum()
+        x, log_det = support.from_real(u.reshape(inner))
+        return x, log_det.sum()
 
     def inverse(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        log_det = bijector.inverse_log_det_jacobian(x, event_ndims=rank)
-        return bijector.inverse(x).reshape(-1), log_det.sum()
+        u, log_det = support.to_real(x)
+        return u.reshape(-1), log_det.sum()
 
     return Part(int(np.prod(inner)), forward, inverse)
 
@@ -169,18 +183,20 @@ def _support_at(supports: Any, path: tuple[Any, ...]) -> Any:
     for entry in path:
         if supports is None or isinstance(supports, Support | VectorSupport):
             break
-        key = next(getattr(entry, name) for name in ("key", "idx", "name") if hasattr(entry, name))
         if isinstance(supports, Mapping):
-            supports = supports.get(key)
-        elif hasattr(entry, "name"):
-            supports = getattr(supports, key)
+            supports = supports.get(key_of(entry))
         else:
-            supports = supports[key]
+            supports = part_at(supports, (entry,))
     return real if supports is None else supports
 
 
 def _known_names(name: str, supports: Any, example: Any) -> None:
-    """Raises if dictionaries of supports have names that the example does not have."""
+    """Raises if supports have names that the example does not have, or another length."""
+    if isinstance(supports, list | tuple):
+        if not isinstance(example, list | tuple) or len(supports) != len(example):
+            raise ValueError(f"{name} must be as long as that of the example, got {supports!r}.")
+        for i, part in enumerate(supports):
+            _known_names(f"{name}[{i}]", part, example[i])
     if not isinstance(supports, Mapping):
         return
     known = list(example) if isinstance(example, Mapping) else []

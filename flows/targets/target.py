@@ -9,11 +9,11 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from flows import _checks
-from flows._structures import batched, names_of, selected
+from flows._structures import batched, names_of, require_names, selected
 from flows.training import Program, trace
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Target:
     """A log density on R^D, up to a constant, for `flows.fit_posterior`.
 
@@ -154,6 +154,7 @@ def structured(
     Raises:
         ValueError: There are no parameters, or the log density is no scalar.
     """
+    require_names(parameters)
     zeros = jax.tree.map(lambda of: jnp.zeros(of.shape, jnp.result_type(float)), unconstrained)
     flat, unravel = ravel_pytree(zeros)
     if not flat.size:
@@ -201,15 +202,19 @@ def _batched(forward: Program, u: jax.Array) -> Any:
 def _batched_inverse(
     inverse: Program, forward: Program, parameters: Any
 ) -> tuple[jax.Array, jax.Array]:
-    """Of parameters [n, ..]; what does not come back from there and back is outside."""
+    """Of parameters [n, ..]; what does not come back from there and back is outside.
+
+    It comes back but for rounding, which is that of its size, and of how far it moves with u.
+    """
 
     def one(parameters: Any) -> tuple[jax.Array, jax.Array]:
         u, log_det = inverse(parameters)
-        again = selected(forward(u), parameters)
+        around = [selected(forward(u + step), parameters) for step in (0.0, -1.0, 1.0)]
         ok, unknown = jnp.array(True), jnp.array(False)
-        for leaf, back in zip(jax.tree.leaves(parameters), jax.tree.leaves(again), strict=True):
-            scale = jnp.abs(leaf).max(initial=0.0)
-            ok &= (jnp.abs(leaf - back) <= 1e-3 * scale).all()
+        for leaf, *others in zip(*map(jax.tree.leaves, [parameters, *around]), strict=True):
+            back, below, above = others
+            size, moved = (jnp.abs(of).max(initial=0.0) for of in (leaf, above - below))
+            ok &= (jnp.abs(leaf - back) <= 1e-3 * size + 1e-4 * moved).all()
             unknown |= jnp.isnan(leaf).any()
         u = jnp.where(unknown, jnp.nan, jnp.where(ok, u, 0.0))
         return u, jnp.where(ok, log_det, -jnp.inf)

@@ -23,7 +23,7 @@ def from_tfp(joint: Any, **pinned: Any) -> Target:
         which predicts the pinned ones.
 
     Raises:
-        TypeError: `joint` is no joint distribution.
+        TypeError: `joint` is no joint distribution, or its parts have no names.
         ValueError: A name is not among its parts, a part that is left is discrete or of a support
             that TFP has no bijector for, the log density is no scalar, or no part is left.
 
@@ -42,6 +42,11 @@ def from_tfp(joint: Any, **pinned: Any) -> Target:
             "Nothing is pinned: give the observed parts by name, from_tfp(joint, y=y)."
         )
     model = joint.experimental_pin(**pinned)
+    if not isinstance(model.event_shape, dict) and not hasattr(model.event_shape, "_asdict"):
+        raise TypeError(
+            "joint must have parts with names: a JointDistributionNamed or -Coroutine, got "
+            f"{type(joint).__name__}."
+        )
     _require_bijectors(joint, pinned)
     bijector = model.experimental_default_event_space_bijector()
     dtype = jnp.result_type(float)

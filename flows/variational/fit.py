@@ -82,8 +82,9 @@ def fit_posterior(
             an optimizer of constant learning rate.
         ema_decay: If given, e.g. 0.999, the posterior is an exponential moving average of the
             parameters.
-        mesh: Devices to split the draws over, by its axis "data"; an axis "model" splits large
-            weights. Without one it takes ALL devices, if they can share the draws equally.
+        mesh: Devices to split the draws over, or the rows of a batch, by its axis "data"; an axis
+            "model" splits large weights. Without one it takes ALL devices, if they can share them
+            equally.
         checkpoint_dir: Where to save the run now and then. The same call, after the process was
             killed, goes on from there; with more steps, the run there is lengthened.
         callback: Called a few times a second with a `flows.training.TrainingState`, in each stage.

@@ -9,6 +9,7 @@ from flax import nnx
 from numpyro import distributions as dist
 from numpyro.distributions import constraints
 from numpyro.distributions.transforms import Transform
+from numpyro.distributions.util import validate_sample
 
 from flows import supports
 from flows.bijectors import Bijector
@@ -61,6 +62,7 @@ class FlowDistribution(dist.Distribution):
     def sample(self, key: jax.Array, sample_shape: tuple[int, ...] = ()) -> jax.Array:
         return self.flow.sample(seed=key, sample_shape=sample_shape)
 
+    @validate_sample
     def log_prob(self, value: jax.Array) -> jax.Array:
         return self.flow.log_prob(value)
 

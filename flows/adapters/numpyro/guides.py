@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpyro
 from flax import nnx
 from numpyro import distributions as dist
+from numpyro.distributions.transforms import AffineTransform, IndependentTransform
 from numpyro.infer import init_to_uniform
 from numpyro.infer.autoguide import AutoContinuous
 
@@ -32,7 +33,8 @@ class AutoFlow(AutoContinuous):
         flow: The flow q starts from, unconditional and on all of R^D, D the number of
             unconstrained coordinates; its base has no parameters. By default affine couplings,
             behind an affine map that starts at `init_loc_fn` with scale 0.1.
-        prefix: Before the names of its sites and of its parameter, `{prefix}_flow`.
+        prefix: Before the names of its sites and of its parameters, `{prefix}_flow` and, by
+            default, `{prefix}_loc`.
         init_loc_fn: As of numpyro's guides.
         **kwargs: Those of `numpyro.infer.autoguide.AutoContinuous`.
 
@@ -68,27 +70,33 @@ class AutoFlow(AutoContinuous):
             if jax.tree.leaves(nnx.state(flow.base, nnx.Param)):
                 raise ValueError("flow must have a base without parameters, as StandardNormal is.")
         self.flow: Any = flow  # of the default the event size is not known yet
+        self._located = False
         super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn, **kwargs)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
         if self.flow is None:
-            self.flow = self._default(nnx.Rngs(numpyro.prng_key()))
+            with jax.ensure_compile_time_eval():  # also where SVI is started under jit
+                self.flow = self._default()
         if self.flow.event_size != self.latent_dim:
             raise ValueError(
                 f"flow has event size {self.flow.event_size}, and the model {self.latent_dim} "
                 "unconstrained coordinates."
             )
 
-    def _default(self, rngs: nnx.Rngs) -> Flow:
-        network = posterior_flow(self.latent_dim, rngs)
-        scale = SCALE * jnp.eye(self.latent_dim)
-        affine = TriangularAffine(jnp.asarray(self._init_latent), scale)
+    def _default(self) -> Flow:
+        self._located = True
+        network = posterior_flow(self.latent_dim, nnx.Rngs(0))
+        affine = TriangularAffine(jnp.zeros(self.latent_dim), SCALE * jnp.eye(self.latent_dim))
         return Flow(network.base, Chain([affine, network.bijector]))
 
     def _get_posterior(self) -> dist.TransformedDistribution:
         flow = flow_param(f"{self.prefix}_flow", self.flow)
-        return dist.TransformedDistribution(self.get_base_dist(), FlowTransform(flow.bijector))
+        transforms = [FlowTransform(flow.bijector)]
+        if self._located:
+            loc = numpyro.param(f"{self.prefix}_loc", self._init_latent)
+            transforms.append(IndependentTransform(AffineTransform(loc, 1.0), 1))
+        return dist.TransformedDistribution(self.get_base_dist(), transforms)
 
     def get_base_dist(self) -> dist.Distribution:
         return FlowDistribution(self.flow.base)

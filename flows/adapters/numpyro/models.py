@@ -6,10 +6,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from numpyro import handlers
-from numpyro.distributions import ImproperUniform, biject_to
+from numpyro.distributions import ImproperUniform, MaskedDistribution, biject_to
 from numpyro.infer import Predictive
 from numpyro.infer.util import constrain_fn, get_transforms, potential_energy, transform_fn
+from numpyro.primitives import Messenger
 
 
 class Model:
@@ -29,13 +31,20 @@ class Model:
     """
 
     def __init__(self, model: Callable[..., Any], args: tuple, kwargs: dict[str, Any]):
-        self.model = model
-        self.arguments = model, args, kwargs
         checked = handlers.substitute(handlers.seed(model, 0), substitute_fn=_require_proper)
         trace = handlers.trace(checked).get_trace(*args, **kwargs)
         example = {name: jnp.asarray(site["value"]) for name, site in trace.items() if latent(site)}
+        params = {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
+        for name in params:  # those of random modules are given priors, site by site
+            if not any(site.startswith(name.removesuffix("$params") + "/") for site in example):
+                raise ValueError(
+                    f"Site {name!r} is a numpyro.param, which has no posterior: give it a prior by "
+                    "numpyro.sample, or learn it by SVI with flows.adapters.numpyro.AutoFlow."
+                )
         if not example:
             raise ValueError("The model has no latent sites: there is nothing to infer.")
+        self.model = handlers.substitute(model, data=params)
+        self.arguments = _DefaultKey(self.model), args, kwargs
         self.parameters = jax.eval_shape(lambda: example)
         self.unconstrained = jax.eval_shape(lambda x: self.unconstrain(x)[0], example)
 
@@ -55,9 +64,25 @@ class Model:
         return u, -functools.reduce(jnp.add, log_det)
 
     def predict(self, key: jax.Array, parameters: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """Draws of the other sites, for parameters [n, ..] and other arguments."""
+        """Draws of the sites that are neither parameters nor observed, for other arguments."""
+        trace = handlers.trace(handlers.seed(self.model, 0)).get_trace(*args, **kwargs)
+        sites = [
+            name
+            for name, site in trace.items()
+            if name not in self.parameters and (latent(site) or site["type"] == "deterministic")
+        ]
+        if not any(latent(trace[name]) for name in sites):
+            raise ValueError("Nothing is left to predict: pass None in place of the data.")
         latent_sites = {name: parameters[name] for name in self.parameters}
-        return Predictive(self.model, latent_sites)(key, *args, **kwargs)
+        return Predictive(self.model, latent_sites, return_sites=sites)(key, *args, **kwargs)
+
+
+class _DefaultKey(Messenger):
+    """Gives a key to models that ask for one, as numpyro's MCMC does."""
+
+    def process_message(self, site: dict[str, Any]) -> None:
+        if site["type"] == "prng_key" and site["value"] is None:
+            site["value"] = jax.random.key(0)
 
 
 def latent(site: dict[str, Any]) -> bool:
@@ -68,11 +93,6 @@ def latent(site: dict[str, Any]) -> bool:
 def _require_proper(site: dict[str, Any]) -> None:
     """Raises, before a site is drawn, unless it has a posterior on real numbers."""
     name = site["name"]
-    if site["type"] == "param":
-        raise ValueError(
-            f"Site {name!r} is a numpyro.param, which has no posterior: give it a prior by "
-            "numpyro.sample, or learn it by SVI with flows.adapters.numpyro.AutoFlow."
-        )
     if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0]):
         size, part = site["args"]
         raise ValueError(
@@ -81,9 +101,15 @@ def _require_proper(site: dict[str, Any]) -> None:
         )
     if not latent(site):
         return
-    prior = site["fn"]
-    while hasattr(prior, "base_dist"):
-        prior = prior.base_dist
+    layers = [site["fn"]]
+    while hasattr(layers[-1], "base_dist"):
+        layers.append(layers[-1].base_dist)
+    prior = layers[-1]
+    if site["scale"] is not None or any(map(_hides_entries, layers)):
+        raise ValueError(
+            f"Site {name!r} is masked or scaled, so that its prior is not proper: leave missing "
+            "data out, and put handlers.mask and handlers.scale around observed sites alone."
+        )
     support = site["fn"].support
     improper = isinstance(prior, ImproperUniform)
     if improper or support.is_discrete:
@@ -95,3 +121,7 @@ def _require_proper(site: dict[str, Any]) -> None:
         raise ValueError(
             f"Site {name!r} has support {support}, which numpyro cannot map real numbers to."
         ) from error
+
+
+def _hides_entries(prior: Any) -> bool:
+    return isinstance(prior, MaskedDistribution) and not np.all(np.asarray(prior._mask))
