@@ -8,16 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
+import optax
 import pytest
 from flax import nnx
 from numpyro import handlers
 from numpyro.contrib.control_flow import scan
 from numpyro.contrib.module import random_nnx_module
-from numpyro.infer import MCMC, NUTS
+from numpyro.infer import MCMC, NUTS, SVI, Trace_ELBO, init_to_median
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 import flows
 from flows import supports, targets
+from flows.adapters.numpyro import AutoFlow
 
 EXAMPLE = {
     "mu": 0.0,
@@ -285,6 +287,29 @@ def test_posteriors_of_hierarchies_agree_with_long_chains(written):
         shift = np.abs(mine.mean(axis=0) - exact.mean(axis=0))[varies] / sd[varies]
         assert shift.max() < 0.1, name
         assert np.abs(mine.std(axis=0)[varies] / sd[varies] - 1).max() < 0.15, name
+
+
+@pytest.mark.slow
+@pytest.mark.runs_long
+def test_a_guide_of_the_hierarchy_agrees_with_long_chains():
+    exact = MCMC(
+        NUTS(in_numpyro), num_warmup=1000, num_samples=5000, num_chains=2,
+        chain_method="vectorized", progress_bar=False,
+    )  # fmt: skip
+    exact.run(jax.random.key(1), Y, COUNTS)
+    guide = AutoFlow(in_numpyro, init_loc_fn=init_to_median)
+    rate = optax.cosine_decay_schedule(5e-3, 10_000)
+    optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(rate))
+    svi = SVI(in_numpyro, guide, optimizer, Trace_ELBO(num_particles=32))
+    run = svi.run(jax.random.key(0), 10_000, Y, COUNTS, stable_update=True, progress_bar=False)
+    params = run.params
+    draws = guide.sample_posterior(jax.random.key(2), params, sample_shape=(20_000,))
+    for name in ("shares", "mean", "scales", "noise"):
+        of_chains = exact.get_samples()[name]
+        sd = of_chains.std(axis=0)
+        shift = jnp.abs(draws[name].mean(axis=0) - of_chains.mean(axis=0)) / sd
+        assert (shift < 0.1).all(), (name, shift)
+        np.testing.assert_allclose(draws[name].std(axis=0), sd, rtol=0.15, err_msg=name)
 
 
 # A model whose posterior is exactly normal on the real line: no training.
