@@ -82,10 +82,10 @@ def test_parameters_lie_in_their_supports(target, points):
 
 
 def test_log_jacobians_are_those_of_the_free_coordinates(target, points):
-    jacobian = jax.vmap(jax.jacobian(lambda u: free(target.constrain(u))))(points)
+    jacobian = jax.jit(jax.vmap(jax.jacobian(lambda u: free(target.constrain(u)))))(points)
     exact = np.linalg.slogdet(np.asarray(jacobian, np.float64))[1]
     parameters = target.constrain(points)
-    added = jax.vmap(target)(points) - jax.vmap(density)(parameters)
+    added = jax.jit(jax.vmap(target))(points) - jax.vmap(density)(parameters)
     np.testing.assert_allclose(added, exact, atol=2e-4)
     u, log_det = target.unconstrain(parameters)
     np.testing.assert_allclose(u, points, atol=2e-4)
@@ -259,7 +259,7 @@ def test_a_model_has_one_density_however_it_is_written():
         like = of.parameters
         given = parameters if isinstance(like, dict) else type(like)(**parameters)
         points, log_det = of.unconstrain(given)
-        log_density = jax.vmap(of)(points) + log_det
+        log_density = jax.jit(jax.vmap(of))(points) + log_det
         log_p[name] = log_density - log_density.mean()
     np.testing.assert_allclose(log_p["tfp"], log_p["numpyro"], atol=2e-3)
     np.testing.assert_allclose(log_p["by hand"], log_p["numpyro"], atol=2e-3)
@@ -450,7 +450,7 @@ def test_supports_may_depend_on_other_sites():
     again, log_det = target.unconstrain(p)
     np.testing.assert_allclose(again, u, atol=1e-4)
     exact = dist.LogNormal(0, 1).log_prob(p["top"]) - jnp.log(p["top"])
-    np.testing.assert_allclose(jax.vmap(target)(u) + log_det, exact, atol=1e-3)
+    np.testing.assert_allclose(jax.jit(jax.vmap(target))(u) + log_det, exact, atol=1e-3)
 
 
 def test_time_series_by_scan():
@@ -577,7 +577,7 @@ def test_simplexes_are_finite_far_out():
         lambda p: tfd.Dirichlet(jnp.full(3, 0.2)).log_prob(p), np.ones(3) / 3, supports.simplex
     )
     u = 60 * jax.random.normal(jax.random.key(0), (500, 2))
-    value, slope = jax.vmap(jax.value_and_grad(made))(u)
+    value, slope = jax.jit(jax.vmap(jax.value_and_grad(made)))(u)
     assert jnp.isfinite(value).all()
     assert jnp.isfinite(slope).all()
     near = 3 * jax.random.normal(jax.random.key(1), (500, 2))

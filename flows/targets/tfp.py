@@ -93,17 +93,21 @@ def from_tfp(joint: Any, **pinned: Any) -> Target:
 def _require_bijectors(joint: Any, pinned: dict[str, Any]) -> None:
     """Raises unless every part that is left is mapped from real numbers."""
     is_part = lambda value: isinstance(value, tfd.Distribution)
-    parts, _ = joint.sample_distributions(seed=jax.random.key(0), **pinned)
-    for path, part in jax.tree_util.tree_leaves_with_path(parts, is_leaf=is_part):
-        name = path_name(path)
-        if name in pinned:
-            continue
-        try:
-            bijector = part.experimental_default_event_space_bijector()
-        except NotImplementedError:
-            bijector = None
-        if bijector is None:
-            raise ValueError(
-                f"{name} is {type(part).__name__}, which has no map from real numbers: pin it, or "
-                "sum over it if it is discrete."
-            )
+
+    def check(key: jax.Array) -> None:
+        parts, _ = joint.sample_distributions(seed=key, **pinned)
+        for path, part in jax.tree_util.tree_leaves_with_path(parts, is_leaf=is_part):
+            if path_name(path) not in pinned and _bijector(part) is None:
+                raise ValueError(
+                    f"{path_name(path)} is {type(part).__name__}, which has no map from real "
+                    "numbers: pin it, or sum over it if it is discrete."
+                )
+
+    jax.eval_shape(check, jax.random.key(0))  # nothing is drawn
+
+
+def _bijector(part: tfd.Distribution) -> Any:
+    try:
+        return part.experimental_default_event_space_bijector()
+    except NotImplementedError:
+        return None

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpyro import handlers
 from numpyro.distributions import ImproperUniform, MaskedDistribution, biject_to
-from numpyro.infer import Predictive
+from numpyro.infer import Predictive, init_to_feasible
 from numpyro.infer.util import constrain_fn, get_transforms, potential_energy, transform_fn
 from numpyro.primitives import Messenger
 
@@ -31,7 +31,7 @@ class Model:
     """
 
     def __init__(self, model: Callable[..., Any], args: tuple, kwargs: dict[str, Any]):
-        checked = handlers.substitute(handlers.seed(model, 0), substitute_fn=_require_proper)
+        checked = handlers.substitute(handlers.seed(model, 0), substitute_fn=_feasible)
         trace = handlers.trace(checked).get_trace(*args, **kwargs)
         example = {name: jnp.asarray(site["value"]) for name, site in trace.items() if latent(site)}
         params = {name: site["value"] for name, site in trace.items() if site["type"] == "param"}
@@ -90,8 +90,14 @@ def latent(site: dict[str, Any]) -> bool:
     return site["type"] == "sample" and not site["is_observed"]
 
 
+def _feasible(site: dict[str, Any]) -> Any:
+    """A value for a latent site, in place of a draw; raises unless it has a proper posterior."""
+    _require_proper(site)
+    return init_to_feasible(site) if latent(site) and site["value"] is None else None
+
+
 def _require_proper(site: dict[str, Any]) -> None:
-    """Raises, before a site is drawn, unless it has a posterior on real numbers."""
+    """Raises unless a site has a posterior on real numbers."""
     name = site["name"]
     if site["type"] == "plate" and site["args"][1] not in (None, site["args"][0]):
         size, part = site["args"]
