@@ -172,6 +172,7 @@ def plot_moons(theta: np.ndarray, draws: np.ndarray, exact: np.ndarray) -> plt.F
         axis.scatter(*points[:5000].T, s=2, color="#1b4f72", alpha=0.3, linewidths=0)
         axis.plot(*theta, "x", color="#d35400", markersize=9, markeredgewidth=2, label="truth")
         axis.set(xlabel="theta[0]", title=title, xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
+        axis.set_xticks(np.linspace(-1, 1, 5))
     axes[0].set_ylabel("theta[1]")
     axes[1].legend(frameon=False)
     return figure
