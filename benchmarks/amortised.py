@@ -106,14 +106,16 @@ def measure(
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The results in Markdown."""
-    head = ["task", "simulations", "C2ST", "NPE of sbibm", "least p", "seconds", "epochs", "stop"]
+    head = ["task", "simulations", "C2ST", "NPE of sbibm", "observations, draws", "p", "seconds",
+            "epochs", "stop"]  # fmt: skip
     return tables.table(head, [
         [
             row["task"], f"{row['simulations']:,}", f"{row['mean']:.3f} +- {row['std']:.3f}",
             dict(zip(SIMULATIONS, PUBLISHED[row["task"]], strict=True)).get(
                 row["simulations"], "-"
             ),
-            f"{min(row['p']):.2g}", f"{row['seconds']:.0f}", row["epochs"], row["stop"],
+            f"{len(row['c2st'])}, {row['draws']:,}", f"{min(row['p']):.2g}",
+            f"{row['seconds']:.0f}", row["epochs"], row["stop"],
         ]
         for row in rows
     ])  # fmt: skip
