@@ -1,0 +1,152 @@
+"""Neural posterior estimation with `flows.fit`: four tasks of sbibm against their reference draws.
+
+    python benchmarks/amortised.py [--tasks NAME ...] [--simulations N ...] [--observations N]
+                                   [--draws N] [--data FOLDER] [--again] [--show]
+
+A conditional flow q(theta | x) is fitted to simulations (theta, x), once for all observations. C2ST
+is that of sbibm: how well a network of two layers of 10 D units tells the flow's draws from the
+reference's, in five folds, both scaled by the reference's moments; 0.5 is perfect. Beside it the
+NPE of sbibm, whose own runs stand in PUBLISHED. `p` is the least over parameters of the p-values
+of simulation-based calibration: ranks of 1,000 fresh theta among draws given their x, in 20 bins.
+
+Each task at each number of simulations is added to results/amortised.json when it is done, and left
+out of the next run unless `--again`. What else was tried is in amortised.md.
+"""
+
+import argparse
+import functools
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+if __name__ == "__main__":  # before JAX starts its threads
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+
+import jax
+import sbi_tasks
+import tables
+from flax import nnx
+from sbi_tasks import TASKS
+from scipy.stats import chisquare
+from sklearn.neural_network import MLPClassifier
+from timing import about
+from tqdm import tqdm
+
+import flows
+
+RESULT = tables.RESULTS / "amortised.json"
+SIMULATIONS = 1_000, 10_000, 100_000
+EMBEDDING = 64, 64
+NUM_RANKED, NUM_BINS = 1_000, 20
+PUBLISHED = {  # means over the ten observations, from sbi-benchmark/results on GitHub
+    # benchmarking_sbi/results/supplement_hyperparameters_snpe.csv, NPE-NSF
+    "two_moons": (0.725, 0.606, 0.542),
+    "slcp": (0.975, 0.901, 0.831),
+    "gaussian_linear": (0.694, 0.552, 0.506),
+    # gaussian_mixture_rerun/results/gaussian_mixture_rerun.csv: the task as corrected in 1.1.0
+    "gaussian_mixture": (0.716, 0.615, 0.548),
+}
+
+
+def fitted(name: str, theta: np.ndarray, x: np.ndarray) -> flows.FitResult:
+    """The recipe, the same for all tasks: the defaults, but for networks that x goes through."""
+    flow = flows.nsf(
+        theta.shape[1], context_size=x.shape[1], support=TASKS[name].support, autoregressive=True,
+        embed=functools.partial(flows.conditioners.MLP, hidden_sizes=EMBEDDING),
+        standardize_with=(theta, x), rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    return flows.fit(flow, theta, context=x, key=jax.random.key(0))
+
+
+def c2st(reference: np.ndarray, draws: np.ndarray) -> float:
+    """The accuracy of sbibm's classifier, on columns scaled by the reference's moments."""
+    mean, std, size = reference.mean(axis=0), reference.std(axis=0, ddof=1), reference.shape[1]
+    network = MLPClassifier((10 * size, 10 * size), max_iter=10_000, random_state=1)
+    scaled = (reference - mean) / std, (draws - mean) / std
+    return float(flows.divergences.c2st(*scaled, seed=1, classifier=network).value)
+
+
+def calibration(flow: flows.Flow, theta: np.ndarray, x: np.ndarray) -> list[float]:
+    """For each parameter the p-value of uniform ranks (Talts et al. 2018, arXiv:1804.06788)."""
+    num_draws = NUM_BINS * 10 - 1
+    draws = flow.condition(x).sample(seed=jax.random.key(1), sample_shape=(num_draws,))
+    ranks = (np.asarray(draws) < theta).sum(axis=0)
+    counts = [np.bincount(column * NUM_BINS // (num_draws + 1), minlength=NUM_BINS)
+              for column in ranks.T]  # fmt: skip
+    return [float(chisquare(count).pvalue) for count in counts]
+
+
+def measure(
+    name: str, simulations: int, num_observations: int, num_draws: int, folder: str
+) -> dict[str, Any]:
+    """One row of the results."""
+    rng = np.random.default_rng(simulations)
+    theta, x = TASKS[name].simulations(rng, simulations)
+    start = time.process_time()  # of the one core: others may be using it
+    result = fitted(name, theta, x)
+    seconds = time.process_time() - start
+    file = np.load(f"{folder}/{name}.npz")
+    accuracies = []
+    for i in tqdm(range(num_observations), desc=f"{name}, {simulations}: C2ST"):
+        posterior = result.flow.condition(file["observations"][i].astype(np.float32))
+        draws = posterior.sample(seed=jax.random.key(2 + i), sample_shape=(num_draws,))
+        accuracies.append(c2st(file["reference"][i, :num_draws], np.asarray(draws)))
+    return {
+        "task": name, "simulations": simulations, "seconds": seconds,
+        "epochs": len(result.history["validation"]), "stop": result.stop_reason,
+        "validation": float(np.min(result.history["validation"])), "draws": num_draws,
+        "c2st": accuracies, "mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)),
+        "p": calibration(result.flow, *TASKS[name].simulations(rng, NUM_RANKED)),
+    }  # fmt: skip
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The results in Markdown."""
+    head = ["task", "simulations", "C2ST", "NPE of sbibm", "observations, draws", "p", "seconds",
+            "epochs", "stop"]  # fmt: skip
+    return tables.table(head, [
+        [
+            row["task"], f"{row['simulations']:,}", f"{row['mean']:.3f} +- {row['std']:.3f}",
+            dict(zip(SIMULATIONS, PUBLISHED[row["task"]], strict=True)).get(
+                row["simulations"], "-"
+            ),
+            f"{len(row['c2st'])}, {row['draws']:,}", f"{min(row['p']):.2g}",
+            f"{row['seconds']:.0f}", row["epochs"], row["stop"],
+        ]
+        for row in rows
+    ])  # fmt: skip
+
+
+def main() -> None:
+    """Measures what is missing, saves after each row and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--simulations", nargs="+", type=int, default=list(SIMULATIONS))
+    parser.add_argument("--observations", type=int, default=10)
+    parser.add_argument("--draws", type=int, default=10_000)
+    parser.add_argument("--data", default=sbi_tasks.FOLDER)
+    parser.add_argument("--again", action="store_true", help="also what is in the results")
+    parser.add_argument("--show", action="store_true", help="only print the stored results")
+    options = parser.parse_args()
+    rows = tables.load("amortised")["rows"] if RESULT.exists() else []
+    if not options.show and not Path(options.data).exists():
+        print(f"{options.data} is not there: nothing is measured")
+        options.show = True
+    cells = [(name, number) for number in options.simulations for name in options.tasks]
+    for cell in () if options.show else cells:
+        same = [row for row in rows if (row["task"], row["simulations"]) == cell]
+        if same and not options.again:
+            continue
+        row = measure(*cell, options.observations, options.draws, options.data)
+        rows = [row for row in rows if row not in same] + [row]
+        rows.sort(key=lambda row: (list(TASKS).index(row["task"]), row["simulations"]))
+        RESULT.write_text(json.dumps(about() | {"rows": rows}, indent=1) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()
