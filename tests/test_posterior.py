@@ -84,6 +84,24 @@ def test_chains_are_the_target_s(off_target, method):
     np.testing.assert_allclose(chains.draws.std(axis=(0, 1)), [0.8, 1.0], rtol=0.1)
 
 
+def test_global_moves_go_between_modes():
+    """The no-U-turn sampler alone stays where it starts; draws of a wide q do not."""
+    normal = lambda theta, loc: -0.5 * jnp.sum((theta - jnp.array([loc, 0.0])) ** 2)
+    target = lambda theta: jnp.logaddexp(
+        jnp.log(0.3) + normal(theta, -6.0), jnp.log(0.7) + normal(theta, 6.0)
+    )
+    wide = flows.bijectors.TriangularAffine(jnp.zeros(2), jnp.diag(jnp.array([6.0, 1.5])))
+    posterior = posterior_of(target, flow=flows.Flow(flows.StandardNormal(2), wide))
+    options = {"seed": KEY, "num_samples": 1500, "num_warmup": 200}
+    local, both = (posterior.refine(method, **options) for method in ("nuts", "nuts+imh"))
+    right = lambda chains: np.asarray(chains.draws[..., 0] > 0)
+    assert set(right(local).mean(axis=1)) <= {0.0, 1.0}
+    assert both.trustworthy, both
+    error = np.sqrt(0.3 * 0.7 / both.ess[0])
+    assert abs(right(both).mean() - 0.7) < 4 * error
+    assert 0.05 < both.acceptance < 0.9
+
+
 def test_chains_that_do_not_mix_say_so():
     target = lambda theta: -0.5 * jnp.sum((theta - 4.0) ** 2)
     chains = posterior_of(target).refine(seed=KEY)

@@ -46,6 +46,9 @@ def nuts(
     Returns:
         Draws x [num_chains, num_samples, D], and the mean acceptance: of the global moves if there
         are any, and else of the sampler.
+
+    Cost: of each draw 3 to 7 gradients of the target and of the flow, in turn, where q is good,
+    and up to 1023.
     """
 
     def log_density(z: jax.Array) -> jax.Array:

@@ -31,6 +31,18 @@ class Chains:
     rhat: np.ndarray
     ess: np.ndarray
 
+    @classmethod
+    def of(cls, draws: jax.Array, acceptance: jax.Array) -> "Chains":
+        """Of points [num_chains, num_samples, D], with what they say of their mixing."""
+        from arviz_stats.base import array_stats  # scipy.stats is slow to import
+
+        values = np.asarray(draws, np.float64)
+        rhat, ess = (
+            np.asarray(statistic(values, chain_axis=0, draw_axis=1))
+            for statistic in (array_stats.rhat, array_stats.ess)
+        )
+        return cls(draws, float(acceptance), rhat, ess)
+
     @property
     def shape(self) -> tuple[int, int]:
         """Numbers of chains and of the draws of each."""
@@ -59,13 +71,14 @@ class Chains:
         )
 
 
-def independent_chains(
+@functools.partial(jax.jit, static_argnames="num_samples")
+def independent(
     flow: Flow,
     target: Callable[[jax.Array], jax.Array],
     start: jax.Array,
     key: jax.Array,
     num_samples: int,
-) -> Chains:
+) -> tuple[jax.Array, jax.Array]:
     r"""Metropolis-Hastings chains whose proposals are draws of q, whatever the state.
 
     A proposal y in state x is accepted with probability min(1, w(y) / w(x)), w = p / q.
@@ -77,13 +90,11 @@ def independent_chains(
         key: Random key.
         num_samples: Draws of each chain.
 
+    Returns:
+        Draws [num_chains, num_samples, D], and the share of the proposals accepted.
+
     Cost: num_chains times num_samples evaluations of the target and draws of q, in parallel.
     """
-    return _summary(*_independent(flow, target, start, key, num_samples))
-
-
-@functools.partial(jax.jit, static_argnames="num_samples")
-def _independent(flow, target, start, key, num_samples):
     draw_key, accept_key = jax.random.split(key)
     shape = (num_samples, len(start))
     proposals, log_q = flow.sample_and_log_prob(seed=draw_key, sample_shape=shape)
@@ -102,33 +113,3 @@ def _independent(flow, target, start, key, num_samples):
     first = (start, of_row(start) - flow.log_prob(start))
     _, (draws, accepted) = jax.lax.scan(step, first, (proposals, log_w, threshold))
     return draws.swapaxes(0, 1), accepted.mean()
-
-
-def nuts_chains(
-    flow: Flow,
-    target: Callable[[jax.Array], jax.Array],
-    start: jax.Array,
-    key: jax.Array,
-    num_samples: int,
-    num_warmup: int,
-    global_moves: bool,
-) -> Chains:
-    """Chains of the no-U-turn sampler in the space of q's noise: see `flows.adapters.blackjax`.
-
-    Cost: of each draw 3 to 7 gradients of the target and of the flow, in turn, where q is good,
-    and up to 1023.
-    """
-    from flows.adapters.blackjax import nuts  # blackjax is an extra
-
-    return _summary(*nuts(flow, target, start, key, num_samples, num_warmup, global_moves))
-
-
-def _summary(draws: jax.Array, acceptance: jax.Array) -> Chains:
-    from arviz_stats.base import array_stats  # scipy.stats is slow to import
-
-    values = np.asarray(draws, np.float64)
-    rhat, ess = (
-        np.asarray(statistic(values, chain_axis=0, draw_axis=1))
-        for statistic in (array_stats.rhat, array_stats.ess)
-    )
-    return Chains(draws, float(acceptance), rhat, ess)

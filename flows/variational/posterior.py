@@ -13,7 +13,7 @@ from flows.distributions import Flow
 from flows.divergences import Estimate
 from flows.targets import Target
 from flows.training import Outcome, Program
-from flows.variational.chains import Chains, independent_chains, nuts_chains
+from flows.variational.chains import Chains, independent
 from flows.variational.diagnostics import Diagnostics
 from flows.variational.summaries import Summary, summarize
 from flows.variational.weights import pareto_smoothed, weighted_draws
@@ -212,12 +212,13 @@ class Posterior(Outcome):
         start = self._resampled(start_key, (num_chains,))
         log_density = self.target.log_density
         if method == "imh":
-            chains = independent_chains(self.flow, log_density, start, chain_key, num_samples)
+            moved = independent(self.flow, log_density, start, chain_key, num_samples)
         else:
-            chains = nuts_chains(
-                self.flow, log_density, start, chain_key, num_samples, num_warmup,
-                global_moves=method == "nuts+imh",
-            )  # fmt: skip
+            from flows.adapters.blackjax import nuts  # an extra
+
+            both = method == "nuts+imh"
+            moved = nuts(self.flow, log_density, start, chain_key, num_samples, num_warmup, both)
+        chains = Chains.of(*moved)
         return dataclasses.replace(chains, draws=self.target.constrain(chains.draws))
 
     def _weighted(self, key: jax.Array, num_samples: int) -> tuple[jax.Array, np.ndarray]:
