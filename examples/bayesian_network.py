@@ -7,7 +7,9 @@ H! 2^H copies of each mode. Supports keep one of each for the flow, and the prio
 so that ELBOs of both bound the same evidence; Bayes by Backprop is given either choice.
 
 Prints ELBOs, held-out log predictive densities and what the diagnostics say; draws predictive bands
-and the coverage of intervals into `figures/bayesian_network.png`. About two minutes on 2 cores.
+and the coverage of intervals into `figures/bayesian_network.png`. The flow bounds the evidence 15
+nats closer and is unsure in the gap, where Bayes by Backprop is sure and off; held out it is no
+better, and the verdict is not to trust it: k-hat is 0.9. Some minutes on 2 cores.
 """
 
 import dataclasses

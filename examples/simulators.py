@@ -3,9 +3,8 @@
 A conditional flow q(theta | x) is fitted to pairs of parameters, from their prior, and what a
 simulator made of them: two_moons and SLCP (simple likelihood, complex posterior), as in Lueckmann
 et al. (2021, arXiv:2101.04653). Prints log q(theta | x) of fresh pairs beside one affine layer and
-the exact posterior (their likelihoods are known), and whether q is calibrated. The posterior of one
-observation and the checks go into `figures/two_moons*.png` and `figures/slcp*.png`. Two to three
-minutes on 2 cores.
+the exact posterior (their likelihoods are known), and whether q is calibrated. Draws for one
+observation and the checks go into `figures/two_moons*.png` and `figures/slcp*.png`. Some minutes.
 """
 
 import functools
@@ -184,8 +183,7 @@ def main() -> None:
     for name, simulator in SIMULATORS.items():
         print(f"{name}, {RUNS[name]['n']:,} simulations")
         flow, _ = compare(simulator, **RUNS[name])
-        pairs = simulator.pairs(2000, seed=2)
-        report = flows.check_calibration(flow, *pairs, key=CHECK)
+        report = flows.check_calibration(flow, *simulator.pairs(2000, seed=2), key=CHECK)
         print(report, end="\n\n")
         theta, draws, exact = draw(simulator, flow)
         if name == "two_moons":
