@@ -8,8 +8,8 @@ so that ELBOs of both bound the same evidence; Bayes by Backprop is given either
 
 Prints ELBOs, held-out log predictive densities and what the diagnostics say; draws predictive bands
 and the coverage of intervals into `figures/bayesian_network.png`. The flow bounds the evidence 15
-nats closer and is unsure in the gap, where Bayes by Backprop is sure and off; held out it is no
-better, and the verdict is not to trust it: k-hat is 0.9. Some minutes on 2 cores.
+nats closer and is unsure in the gap, where Bayes by Backprop is sure and off; held out it is not
+better, and its k-hat of 0.9 says not to trust it. Some minutes on 2 cores.
 """
 
 import dataclasses
