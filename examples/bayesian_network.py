@@ -28,7 +28,7 @@ from jax.scipy.stats import norm
 import flows
 
 FIGURES = Path("figures")
-NOISE, GAP = 0.15, 0.3
+NOISE, GAP, LEVELS = 0.15, 0.3, (0.5, 0.8, 0.9, 0.95)
 SCALES = {"slope": 4.0, "centre": 1.0, "height": 1.0, "bias": 1.0}  # of the normal priors
 MEAN = flows.divergences.Estimate.from_draws
 
@@ -157,10 +157,9 @@ def report(fits: dict[str, Any], test: Any, num_draws: int = 1000) -> dict[str, 
         gain = log_p - next(iter(predictions.values()))[1]
         elbo = MEAN(measure(q, target.log_density))
         print(f"{name:20}{elbo!s:18}{MEAN(log_p)!s:24}{MEAN(gain)!s:24}{MEAN(gain[inside])}")
-    levels = [0.5, 0.8, 0.9, 0.95]
-    print(f"\n{'coverage of':20}" + "".join(f"{level:<8.0%}" for level in levels))
+    print(f"\n{'coverage of':20}" + "".join(f"{level:<8.0%}" for level in LEVELS))
     for name, (_, _, level_of) in predictions.items():
-        print(f"{name:20}" + "".join(f"{(level_of <= level).mean():<8.1%}" for level in levels))
+        print(f"{name:20}" + "".join(f"{(level_of <= level).mean():<8.1%}" for level in LEVELS))
     return predictions
 
 

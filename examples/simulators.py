@@ -19,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 import flows
+from flows import plotting
 
 FIGURES = Path("figures")
 EMBED = functools.partial(flows.conditioners.MLP, hidden_sizes=(64, 64))
@@ -134,11 +135,7 @@ def log_posterior(simulator: Simulator, flow: flows.Flow, theta, x, num_draws: i
 
 
 def compare(simulator: Simulator, *, num_pairs: int = 500, num_draws: int = 1000, **options):
-    """Fits both flows, with options of `fit`, and prints what they say of fresh pairs.
-
-    Returns:
-        The flow of splines; and log q(theta | x) [n] by name, of both flows and exact.
-    """
+    """Prints what both flows say of fresh pairs; returns splines and log q [n] by name."""
     theta, x = map(jnp.asarray, simulator.pairs(num_pairs, seed=1))
     affine, flow = fit(simulator, affine=True, **options), fit(simulator, **options)
     exact, share = log_posterior(simulator, flow, theta, x, num_draws)
@@ -189,7 +186,7 @@ def main() -> None:
         if name == "two_moons":
             figure = plot_moons(theta, draws, exact)
         else:
-            figure = flows.plotting.corner({"exact posterior": exact, "flow": draws})
+            figure = plotting.corner({"exact posterior": exact, "flow": draws})
         figure.savefig(FIGURES / f"{name}.png", dpi=110)
         report.plot().savefig(FIGURES / f"{name}_calibration.png", dpi=110)
         print(f"wrote {FIGURES}/{name}.png and {FIGURES}/{name}_calibration.png\n")
