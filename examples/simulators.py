@@ -155,7 +155,7 @@ def compare(simulator: Simulator, *, num_pairs: int = 500, num_draws: int = 1000
 
 def draw(simulator: Simulator, flow: flows.Flow, num_draws: int = 20_000):
     """The posterior of one observation: its theta [D], draws of q, and draws chosen by weight."""
-    theta, x = simulator.pairs(1, seed=5)
+    theta, x = simulator.pairs(1, seed=7)
     draws, log_w = weighted_draws(simulator, flow, jnp.asarray(x[0]), num_draws)
     chosen = draws[jax.random.categorical(DRAW, log_w, shape=(num_draws,))]
     return theta[0], np.asarray(draws), np.asarray(chosen)
