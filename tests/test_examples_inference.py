@@ -107,12 +107,16 @@ def test_a_bayesian_network_in_small(capsys):
 @pytest.mark.slow
 @pytest.mark.runs_long
 def test_the_flow_bounds_the_evidence_closer_than_bayes_by_backprop():
-    """By five nats or more; its held-out density is better too, and no verdict is hidden."""
+    """By five nats or more; it is unsure in the gap, and says that it is not to be trusted."""
     rows, test = bnn.make_data()
     fits, diagnostics = bnn.fit_all(rows)
-    elbos = [bnn.measure(q, target.log_density) for q, target in fits.values()]
-    assert elbos[2].mean() > max(elbos[0].mean(), elbos[1].mean()) + 5
-    assert diagnostics.log_evidence.value > elbos[2].mean()
+    elbos = [bnn.measure(q, target.log_density).mean() for q, target in fits.values()]
+    assert elbos[2] > max(elbos[:2]) + 5
+    assert diagnostics.log_evidence.value > elbos[2]
+    assert not diagnostics.trustworthy
     predictions = bnn.report(fits, test)
-    gain = predictions["flow, one copy"][1] - predictions["Bayes by Backprop"][1]
-    assert gain.mean() > 2 * gain.std() / len(gain) ** 0.5
+    inside = np.abs(test[0]) < bnn.GAP
+    spread = {
+        name: outputs.std(axis=0)[inside].mean() for name, (outputs, *_) in predictions.items()
+    }
+    assert spread["flow, one copy"] > 1.5 * spread["Bayes by Backprop"]
