@@ -1,3 +1,4 @@
+import dataclasses
 import sys
 import warnings
 from pathlib import Path
@@ -18,6 +19,7 @@ from flows.variational.diagnostics import diagnose
 from flows.variational.laplace import laplace_fits, laplace_start
 from flows.variational.objectives import reverse_kl
 from flows.variational.search import first_starts
+from flows.variational.weights import pareto_smoothed
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import eight_schools
@@ -324,6 +326,30 @@ def test_the_tail_of_even_weights_is_noise():
     assert diagnostics.trustworthy
     weights[0] = 30.0  # one draw that counts
     assert not diagnose(np.log(weights)).trustworthy
+
+
+@pytest.mark.parametrize("width", [0.1, 0.02, 0.005])
+def test_weights_of_any_span_are_never_nan(width):
+    """Of a target that much narrower than q: of the last no tail can be fitted."""
+    z = np.random.default_rng(0).normal(size=(20_000, 4))
+    log_weights = 0.5 * (z**2).sum(axis=1) - 0.5 * (((z - 1) / width) ** 2).sum(axis=1)
+    weights, khat = pareto_smoothed(log_weights)
+    assert np.isfinite(weights).all()
+    assert weights.sum() == pytest.approx(1)
+    assert khat > 0.7
+    assert not diagnose(log_weights).trustworthy
+
+
+def test_where_weights_are_noise_the_larger_bound_is_better():
+    diagnostics = diagnose(np.random.default_rng(0).normal(size=10_000))
+    near, far = (
+        dataclasses.replace(diagnostics, ess=ess, elbo=flows.divergences.Estimate.from_draws(elbo))
+        for ess, elbo in ((23.0, -1.1 + jnp.zeros(9)), (46.0, -13.4 + jnp.zeros(9)))
+    )
+    assert near.better_than(far)
+    assert not far.better_than(near)
+    even = dataclasses.replace(far, ess=5000.0)
+    assert even.better_than(near)
 
 
 def test_khat_when_few_draws_carry_all_the_weight():

@@ -17,6 +17,7 @@ NUM_DRAWS = 10_000  # of q, and as many that reach further
 KHAT_LIMIT = 0.7
 EXACT_ESS = 0.999  # of all draws: nothing is left to train
 EVEN_ESS = 0.99  # of all draws: weights then move no mean by more than a tenth of its deviation
+NOISE_ESS = 0.01  # of all draws: below, weights say nothing of how good q is
 MEAN_LIMIT, SD_LIMIT = 0.1, 0.15  # of what weights may change, before it counts
 MISSED_LIMIT, ERRORS = 0.02, 4  # nats of evidence that q's own draws may miss, and standard errors
 NAMED = 3  # lost modes, when printed
@@ -112,7 +113,12 @@ class Diagnostics:
         )
 
     def better_than(self, other: "Diagnostics") -> bool:
-        """Whether fewer reasons speak against it, or as many and its effective size is larger."""
+        """Whether fewer reasons speak against it, or as many and its effective size is larger.
+
+        Where next to no draws count in either, both are noise, and the larger ELBO is better.
+        """
+        if max(self.ess, other.ess) < NOISE_ESS * self.num_samples:
+            return bool(self.elbo.value > other.elbo.value)
         return (len(self.reasons), -self.ess) < (len(other.reasons), -other.ess)
 
     @property

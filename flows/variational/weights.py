@@ -90,5 +90,8 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
         # psislw takes log-likelihoods, whose negatives are the log weights of leave-one-out.
         with np.errstate(divide="ignore", invalid="ignore"):  # weights of almost no spread
             smooth, khat = array_stats.psislw(-log_weights)
-        weights = np.exp(smooth)
+        if np.isfinite(smooth).all():
+            weights = np.exp(smooth)
+        else:  # they span more than a Pareto tail can be fitted to
+            khat = np.inf
     return weights / weights.sum(), float(khat)
