@@ -13,7 +13,8 @@ Prints two bounds of log p(x) in nats per image, on images not trained on: the E
 importance-weighted bound of 1,000 draws (Burda et al. 2016, arXiv:1509.00519), with differences
 from the first model paired by image. Draws digits of each prior, reconstructions, and the
 posterior of an image beside the true one into `figures/vae_posteriors.png`. About two minutes on 2
-cores; `--beta` weighs the divergence from the prior in training.
+cores. All still gain from more steps: after `--steps 20000` the IAF leads by 2.0 and 0.8 nats on
+validation images. `--beta` weighs the divergence from the prior in training.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import jax.numpy as jnp
 import matplotlib.pyplot as plt
 import numpy as np
 from flax import nnx
+from jax.scipy import stats
 from jax.scipy.special import betaln, logsumexp
 from sklearn.datasets import load_digits
 
@@ -204,52 +206,62 @@ def tiles(pictures: np.ndarray, num_rows: int) -> np.ndarray:
     return pictures.swapaxes(1, 2).reshape(num_rows * 9, -1)
 
 
-def show_posterior(axis: plt.Axes, model: VAE, image: np.ndarray, num_draws: int) -> None:
-    """The true posterior of an image, by weights of draws of q, and q, in two coordinates.
+def true_posterior(model: VAE, image: np.ndarray, num_draws: int) -> tuple[jax.Array, jax.Array]:
+    """Draws [num_draws, latent_size] of a normal at the mode, and weights that make them p(z | x).
 
-    These are the two that correlate most under the true posterior.
+    With a linear decoder and a normal prior the posterior is log-concave: Newton's method finds it.
     """
-    q = model.posterior_of(image)
-    z, log_q = q.sample_and_log_prob(seed=jax.random.key(3), sample_shape=(num_draws,))
-    log_joint = model.log_likelihood(image, z) + model.prior.log_prob(z)
-    weights = np.asarray(jax.nn.softmax(log_joint - log_q), float)
-    z = np.asarray(z)
+    log_joint = lambda z: model.log_likelihood(image, z) + model.prior.log_prob(z)
+    gradient, hessian = jax.jit(jax.grad(log_joint)), jax.jit(jax.hessian(log_joint))
+    mode = model.posterior_of(image).sample(seed=jax.random.key(2))
+    for _ in range(20):
+        mode -= jnp.linalg.solve(hessian(mode), gradient(mode))
+    covariance = jnp.linalg.inv(-hessian(mode))
+    z = jax.random.multivariate_normal(jax.random.key(3), mode, covariance, (num_draws,))
+    log_normal = stats.multivariate_normal.logpdf(z, mode, covariance)
+    return z, jax.nn.softmax(log_joint(z) - log_normal)
+
+
+def show_posterior(axis: plt.Axes, model: VAE, image: np.ndarray, num_draws: int) -> None:
+    """The true posterior of an image, and q as lines, in the coordinates that correlate most."""
+    z, weights = map(np.asarray, true_posterior(model, image, num_draws))
+    drawn = model.posterior_of(image).sample(seed=jax.random.key(4), sample_shape=(num_draws,))
     covariance = np.cov(z.T, aweights=weights)
     scale = np.sqrt(np.diag(covariance))
     correlations = np.tril(covariance / np.outer(scale, scale), -1)
-    pair = list(np.unravel_index(np.abs(correlations).argmax(), correlations.shape))
+    pair = np.unravel_index(np.abs(correlations).argmax(), correlations.shape)
     edges = [np.linspace(*np.quantile(z[:, i], [0.0005, 0.9995]), 41) for i in pair]
+    centres = [(edge[1:] + edge[:-1]) / 2 for edge in edges]
     truth, *_ = np.histogram2d(*z[:, pair].T, bins=edges, weights=weights)
-    drawn, *_ = np.histogram2d(*z[:, pair].T, bins=edges)
+    lines, *_ = np.histogram2d(*np.asarray(drawn)[:, pair].T, bins=edges)
     axis.pcolormesh(*edges, truth.T, cmap="Blues", rasterized=True)
-    centres = [(e[1:] + e[:-1]) / 2 for e in edges]
-    axis.contour(*centres, drawn.T / drawn.max(), levels=(0.05, 0.2, 0.6), colors="#d35400")
-    axis.set_xlabel(f"$z_{pair[0]}$")
-    axis.set_ylabel(f"$z_{pair[1]}$")
+    axis.contour(*centres, lines.T / lines.max(), levels=(0.05, 0.2, 0.6), colors="#d35400")
+    axis.set_xlabel(f"$z_{{{pair[0]}}}$")
+    axis.set_ylabel(f"$z_{{{pair[1]}}}$")
 
 
 def draw(models: dict[str, VAE], images: np.ndarray, num_draws: int = 100_000) -> None:
     """Posteriors and reconstructions of the first two models, and digits of all their priors."""
-    figure, axes = plt.subplots(1, 4, figsize=(16, 4), layout="constrained")
+    figure, axes = plt.subplot_mosaic(
+        "01s;01p", figsize=(13, 4.2), width_ratios=(1, 1, 1.3), layout="constrained"
+    )
     intensities = lambda model, z: np.asarray(jax.nn.sigmoid(model.decoder(z)))
-    seen, dreams = [images[:8] / LIGHT], []
+    seen, dreams = {"seen": images[:8] / LIGHT}, {}
     for name, model in models.items():
-        if len(seen) < 3:
-            show_posterior(axes[len(seen) - 1], model, images[0], num_draws)
-            axes[len(seen) - 1].set_title(f"{name}: q (lines), true posterior")
-            z = model.posterior_of(images[:8]).sample(seed=jax.random.key(4))
-            seen.append(intensities(model, z))
         z = model.prior.sample(seed=jax.random.key(5), sample_shape=(8,))
-        dreams.append(intensities(model, z))
-    rows = [("seen", *list(models)[:2]), tuple(models)]
-    for axis, pictures, names in zip(axes[2:], (seen, dreams), rows, strict=True):
-        num_rows = sum(map(len, pictures)) // 8
-        axis.imshow(tiles(np.concatenate(pictures), num_rows), cmap="gray_r", vmin=0, vmax=1)
-        centres = (np.arange(len(names)) + 0.5) * 9 * num_rows / len(names)
-        axis.set_yticks(centres, names)
-        axis.set_xticks([])
-    axes[2].set_title("reconstructions")
-    axes[3].set_title("digits of the prior")
+        dreams[name] = intensities(model, z)
+    for panel, name in zip("01", models, strict=False):
+        show_posterior(axes[panel], models[name], images[0], num_draws)
+        axes[panel].set_title(f"true posterior, and q (lines): {name}")
+        z = models[name].posterior_of(images[:8]).sample(seed=jax.random.key(6))
+        seen[name] = intensities(models[name], z)
+    for panel, pictures in [("s", seen), ("p", dreams)]:
+        rows = tiles(np.concatenate(list(pictures.values())), len(pictures))
+        axes[panel].imshow(rows, cmap="gray_r", vmin=0, vmax=1)
+        axes[panel].set_yticks(9 * np.arange(len(pictures)) + 5, list(pictures))
+        axes[panel].set_xticks([])
+    axes["s"].set_title("reconstructions")
+    axes["p"].set_title("digits of the prior")
     FIGURES.mkdir(exist_ok=True)
     figure.savefig(FIGURES / "vae_posteriors.png", dpi=110)
     plt.close(figure)
