@@ -39,6 +39,7 @@ def test_likelihoods_are_those_of_the_simulators():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:No epoch was better")
 def test_simulators_in_small(capsys):
     flow, values = simulators.compare(
@@ -69,6 +70,7 @@ def test_posteriors_of_simulators(name):
         assert report.calibrated, report
 
 
+@pytest.mark.slow
 def test_the_exact_posterior_of_two_moons():
     """Away from the edges p(x) is 1/2, by hand, and so is importance sampling."""
     flow = simulators.fit(MOONS, 500, max_epochs=5, batch_size=100, progress=False)
@@ -91,6 +93,7 @@ def test_one_copy_of_a_network_has_the_evidence_of_all():
         assert abs(bnn.network(other, 0.4) - bnn.network(weights, 0.4)) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_bayesian_network_in_small(capsys):
     rows, test = bnn.make_data(num_rows=20, num_test=30)
     target = bnn.make_target(rows, 2, one_copy=True)

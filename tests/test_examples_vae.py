@@ -45,6 +45,7 @@ def test_density_of_draws_is_that_of_the_posterior(model, digits):
     np.testing.assert_allclose(log_q, q.log_prob(z), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_bounds_rise_with_draws_to_the_evidence(digits):
     one = vae.VAE("iaf", "mixture", latent_size=1, hidden_size=8, rngs=nnx.Rngs(0))
     one.decoder.kernel[...] *= 0.05  # q starts near the prior, and covers the posterior
@@ -69,6 +70,7 @@ def test_weight_of_the_divergence_rises_to_beta(digits):
     assert weights[10:] == [2.0] * 40
 
 
+@pytest.mark.slow
 def test_tiny_run(digits, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     few = vae.Digits(*(part[:64] for part in digits))
