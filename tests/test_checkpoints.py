@@ -263,6 +263,7 @@ def test_random_keys_and_bfloat16_in_the_optimizer(tmp_path, often):
     identical(fit(tmp_path, **options), fit(None, **options))
 
 
+@pytest.mark.slow
 def test_posteriors_and_distillations_resume(tmp_path, often):
     def fail(state):
         if state.step > 20:

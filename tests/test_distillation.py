@@ -333,6 +333,7 @@ def test_a_distillation_is_lengthened(tmp_path):
     np.testing.assert_array_equal(run(40).losses, long.losses)
 
 
+@pytest.mark.slow
 def test_the_options_of_training_are_those_of_fit():
     def losses(**options):
         options = {"key": KEY, "num_steps": 20, "progress": False} | options

@@ -116,6 +116,7 @@ def test_losses_of_batches_are_those_of_all_rows_on_average():
     assert of_batches.mean() == pytest.approx(float(exact), rel=1e-4)  # of a whole epoch
 
 
+@pytest.mark.slow
 def test_many_rows_are_neither_searched_nor_trained_on_twice(monkeypatch):
     monkeypatch.setattr("flows.variational.stages.MOST_ROWS", 100)
     monkeypatch.setattr("flows.variational.fit.MOST_ROWS", 100)

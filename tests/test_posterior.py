@@ -84,6 +84,7 @@ def test_chains_are_the_target_s(off_target, method):
     np.testing.assert_allclose(chains.draws.std(axis=(0, 1)), [0.8, 1.0], rtol=0.1)
 
 
+@pytest.mark.slow
 def test_global_moves_go_between_modes():
     """The no-U-turn sampler alone stays where it starts; draws of a wide q do not."""
     normal = lambda theta, loc: -0.5 * jnp.sum((theta - jnp.array([loc, 0.0])) ** 2)

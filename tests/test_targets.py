@@ -417,6 +417,7 @@ def test_predictions_are_of_the_model(posterior):
         posterior.predictive(SD, y=OBSERVED, seed=jax.random.key(4))
 
 
+@pytest.mark.slow
 def test_a_log_density_predicts_nothing():
     posterior = flows.fit_posterior(
         lambda u: -0.5 * u @ u, event_size=1, key=jax.random.key(0), progress=False
@@ -550,7 +551,7 @@ def test_weights_of_random_modules_are_parameters():
     )
 
 
-@pytest.mark.parametrize("value", [0.0, 1e-6, -1e-4, 0.01, 900.0, -999.9])
+@pytest.mark.parametrize("value", [0.0, -1e-4, 900.0])
 @pytest.mark.parametrize("kind", ["by hand", "numpyro", "tfp"])
 def test_values_near_zero_are_inside_of_wide_supports(kind, value):
     """Rounding is that of the ends of the support, not of the value."""
