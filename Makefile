@@ -30,6 +30,7 @@ benchmarks: $(VENV)/.bench
 	$(BIN)/python benchmarks/families.py
 	$(BIN)/python benchmarks/density.py
 	$(BIN)/python benchmarks/small_tables.py
+	$(BIN)/python benchmarks/distillation.py
 	$(BIN)/python benchmarks/amortised.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/variational.py

@@ -8,6 +8,7 @@ from tensorflow_probability.substrates.jax import bijectors as tfb
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 from flows import supports
+from flows.adapters._flows import can_be_latent, require_bound
 from flows.distributions import Flow, require_flow
 
 
@@ -30,8 +31,7 @@ def as_distribution(flow: Flow) -> tfd.Distribution:
         (3, 2)
     """
     require_flow("flow", flow)
-    if flow.context_size is not None:
-        raise ValueError("flow waits for a context: pass flow.condition(context).")
+    require_bound(flow)
     return FlowDistribution(flow)
 
 
@@ -81,9 +81,7 @@ class FlowDistribution(tfd.Distribution):
         columns = self.flow.support
         if columns is None:
             return tfb.Identity()
-        if supports.of_kind(columns, "circle", "integers").any():
-            return None
-        return OntoColumns(columns)
+        return OntoColumns(columns) if can_be_latent(columns) else None
 
 
 jax.tree_util.register_pytree_node(

@@ -16,14 +16,15 @@ def from_numpyro(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Target
 
     Returns:
         A `Target` whose parameters are a dictionary, by the names of the latent sites; draws hold
-        the deterministic sites too. It predicts all other sites, for these or other arguments.
+        the deterministic sites too. It predicts all other sites, given arguments with None for the
+        data.
 
     Raises:
         ImportError: numpyro is not installed: `pip install "flows-jax[numpyro]"`.
         TypeError: `model` is not callable.
-        ValueError: The site named is discrete, of an unknown support or an improper prior, a
-            `numpyro.param`, or of a plate that draws a part of its data anew at each call; or
-            there is no latent site.
+        ValueError: The site named is discrete, of an unknown support or an improper prior (masked
+            or scaled ones, too, as of missing data), a `numpyro.param`, or of a plate that draws a
+            part of its data anew at each call; or there is no latent site.
 
     Example:
         >>> import flows, numpyro, numpyro.distributions as dist

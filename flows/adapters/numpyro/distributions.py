@@ -12,6 +12,7 @@ from numpyro.distributions.transforms import Transform
 from numpyro.distributions.util import validate_sample
 
 from flows import supports
+from flows.adapters._flows import can_be_latent, require_bound
 from flows.bijectors import Bijector
 from flows.distributions import Distribution, Flow, require_flow
 
@@ -45,8 +46,7 @@ class FlowDistribution(dist.Distribution):
     def __init__(self, flow: Distribution, *, validate_args: bool | None = None):
         if not isinstance(flow, Distribution):
             require_flow("flow", flow)
-        if getattr(flow, "context_size", None) is not None:
-            raise ValueError("flow waits for a context: pass flow.condition(context).")
+        require_bound(flow)
         self.flow = flow
         super().__init__(flow.batch_shape, (flow.event_size,), validate_args=validate_args)
 
@@ -181,7 +181,7 @@ class OntoColumns(Transform):
 
 @dist.biject_to.register(InColumns)
 def _onto(constraint: InColumns) -> Transform:
-    if supports.of_kind(constraint.columns, "circle", "integers").any():
+    if not can_be_latent(constraint.columns):
         raise NotImplementedError(
             "A flow over integers or angles cannot be latent: no map of real numbers is one-to-one."
         )
