@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-all check format benchmarks clean
+.PHONY: demo test test-all check format docs docs-serve dist benchmarks clean
 
 demo: $(VENV)/.plots
 	$(BIN)/python examples/distill_maf_into_iaf.py
@@ -14,15 +14,22 @@ test: $(VENV)/.test
 test-all: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist worksteal -m ""
 
-check: $(VENV)/.test $(VENV)/.check
+check: $(VENV)/.test $(VENV)/.check $(VENV)/.docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --doctest-modules flows
+	DOCS_RUN=0 $(BIN)/mkdocs build --quiet
 
 format: $(VENV)/.check
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build
+
+docs-serve: $(VENV)/.docs
+	$(BIN)/mkdocs serve
 
 benchmarks: $(VENV)/.bench
 	$(BIN)/python benchmarks/import_time.py
@@ -51,4 +58,4 @@ $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) figures .pytest_cache .ruff_cache .mypy_cache
+	rm -rf $(VENV) .cache dist figures site .pytest_cache .ruff_cache .mypy_cache

@@ -12,7 +12,7 @@ from flows import _checks
 def names_of(structure: Any) -> tuple[str, ...]:
     """A name for each number of a pytree of arrays, or of their shapes.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> names_of({"mu": np.zeros(()), "w": np.zeros((1, 2))})
         ('mu', 'w[0, 0]', 'w[0, 1]')

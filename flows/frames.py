@@ -24,7 +24,7 @@ def as_frame(draws: Any, like: Any) -> Any:
         TypeError: `like` is no frame.
         ValueError: The numbers of columns differ.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> import pandas as pd  # doctest: +SKIP
         >>> table = pd.DataFrame({"age": [31, 45, 27], "income": [2.1, 3.0, 1.7]})  # doctest: +SKIP

@@ -55,7 +55,7 @@ def save(path: str | os.PathLike, flow: Flow | Ensemble) -> None:
     Raises:
         TypeError: `flow` is no flow, or a constructor argument cannot be written down.
 
-    Example:
+    Examples:
         >>> import flows, tempfile, pathlib
         >>> from flax import nnx
         >>> path = pathlib.Path(tempfile.mkdtemp()) / "flow.npz"

@@ -29,7 +29,7 @@ def to_inference_data(
     Raises:
         ValueError: Two arrays have one name (a "/" in it becomes a "."), or one that ArviZ uses.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> tree = to_inference_data({"mu": jnp.zeros((4, 10)), "w": jnp.ones((4, 10, 3))})
         >>> dict(tree["posterior"].sizes)

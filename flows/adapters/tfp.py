@@ -23,7 +23,7 @@ def as_distribution(flow: Flow) -> tfd.Distribution:
         TypeError: It is no flow.
         ValueError: The flow waits for a context.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> from flax import nnx
         >>> prior = as_distribution(flows.maf(2, rngs=nnx.Rngs(0)))

@@ -66,7 +66,7 @@ def maf(
         TypeError: An argument is of the wrong type.
         ValueError: An argument has an impossible value; the error names it.
 
-    Example:
+    Examples:
         >>> import flows, jax.numpy as jnp
         >>> from flax import nnx
         >>> flow = flows.maf(3, num_layers=2, rngs=nnx.Rngs(0))
@@ -117,7 +117,7 @@ def iaf(
     Cost: `sample` and `sample_and_log_prob` are parallel, one network pass a layer; `log_prob` of
     other points takes about two, in event_size short steps.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> from flax import nnx
         >>> flow = flows.iaf(3, num_layers=2, rngs=nnx.Rngs(0))

@@ -53,7 +53,7 @@ def ncsf(
         ValueError: The values of a column of `standardize_with` span more than a turn, or the base
             or the support is not over angles.
 
-    Example:
+    Examples:
         >>> import flows, jax, jax.numpy as jnp
         >>> from flax import nnx
         >>> flow = flows.ncsf(2, num_layers=2, rngs=nnx.Rngs(0))

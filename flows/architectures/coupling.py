@@ -31,7 +31,7 @@ def real_nvp(
 
     Cost: one network pass a layer in both directions.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> from flax import nnx
         >>> flow = flows.real_nvp(1, context_size=2, rngs=nnx.Rngs(0))

@@ -84,7 +84,7 @@ def gaussianization(
         TypeError: An argument is of the wrong type.
         ValueError: An argument has an impossible value; the error names it.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> from flax import nnx
         >>> x = jax.random.laplace(jax.random.key(0), (1000, 2))

@@ -40,7 +40,7 @@ def nsf(
         **options: All others of `real_nvp` or `maf`: `num_layers`, `context_size`,
             `standardize_with`, `hidden_sizes` and so on.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> from flax import nnx
         >>> flow = flows.nsf(3, num_layers=2, rngs=nnx.Rngs(0))

@@ -44,7 +44,7 @@ class MaskedAutoregressive(Bijector):
         **network: Options of the network: by default those of `flows.conditioners.MaskedMLP`,
             such as `hidden_sizes`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> layer = MaskedAutoregressive(3, rngs=nnx.Rngs(0))

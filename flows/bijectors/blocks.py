@@ -65,7 +65,7 @@ class Blocks(Bijector):
 
     Cost: the sum of the two, in either direction.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from flows import conditioners

@@ -73,7 +73,7 @@ class Chain(Composite):
     Cost: the sum of its parts, in either direction. Compile time grows with their number: use
     `Stack` for equal layers.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flows.bijectors import Elementwise, Reverse
         >>> Chain([Elementwise(2), Reverse(2)]).forward(jnp.array([1.0, 2.0])).tolist()
@@ -137,7 +137,7 @@ class Stack(Composite):
 
     Cost: `num_layers` times that of a layer, in either direction.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> from flows.bijectors import Coupling

@@ -31,7 +31,7 @@ class Coupling(Bijector):
         **network: Options of the network: by default those of `flows.conditioners.MLP`, such as
             `hidden_sizes`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> layer = Coupling(4, rngs=nnx.Rngs(0))

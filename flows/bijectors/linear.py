@@ -32,7 +32,7 @@ class TriangularAffine(Bijector):
 
     Cost: D^2 in both directions; the inverse is a triangular solve.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> TriangularAffine(jnp.array([1.0, 0.0]), 2 * jnp.eye(2)).forward(jnp.ones(2)).tolist()
         [3.0, 2.0]
@@ -97,7 +97,7 @@ class LULinear(Bijector):
 
     Cost: 2 D^2 for each point in both directions; the inverse is two triangular solves.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> LULinear(2).forward(jnp.array([1.0, 2.0])).tolist()
         [1.0, 2.0]
@@ -148,7 +148,7 @@ class Orthogonal(Bijector):
 
     Cost: num_reflections^2 D to make Q, and D^2 for each point, in both directions.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flax import nnx
         >>> Orthogonal(2, rngs=nnx.Rngs(0)).forward(jnp.array([1.0, 2.0])).round(4).tolist()

@@ -16,7 +16,7 @@ class Reverse(Bijector):
     Args:
         event_size: Size of the vectors.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> Reverse(3).forward(jnp.array([1.0, 2.0, 3.0])).tolist()
         [3.0, 2.0, 1.0]
@@ -47,7 +47,7 @@ class Permutation(Bijector):
     Raises:
         ValueError: `order` is no permutation.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> Permutation([2, 0, 1]).forward(jnp.array([1.0, 2.0, 3.0])).tolist()
         [3.0, 1.0, 2.0]

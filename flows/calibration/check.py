@@ -67,7 +67,7 @@ def check_calibration(
     Cost: n num_draws draws of the flow and their log densities, 10,000 at once, compiled once for
         each shape; and n^2 distances between contexts.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> from flax import nnx
         >>> theta, noise = jax.random.normal(jax.random.key(0), (2, 500, 2))

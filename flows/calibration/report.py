@@ -188,7 +188,7 @@ def _stephens(n: int) -> float:
 def _gap(levels: np.ndarray) -> tuple[float, float]:
     """Where the coverage of levels [n] is furthest from uniform: by how much, and at which level.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> _gap(np.array([0.1, 0.2, 0.3, 0.4]))
         (0.6, 0.4)

@@ -39,7 +39,7 @@ class Unrolled(Recorded):
     Cost: one pass of the guess and `num_passes` of the network, each parallel over batch and
     coordinates.
 
-    Example:
+    Examples:
         >>> import flows
         >>> from flax import nnx
         >>> teacher = flows.maf(3, num_layers=2, rngs=nnx.Rngs(0))

@@ -60,7 +60,7 @@ def fit_ensemble(
 
     Cost: num_members times that of `flows.fit`, compiling aside.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> from flax import nnx
         >>> x = 3.0 + jax.random.normal(jax.random.key(0), (300, 2))

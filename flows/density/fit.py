@@ -127,7 +127,7 @@ def fit(
     Cost: one `log_prob` and its gradient a step; for `flows.iaf` two to three times that of
     `flows.maf`.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> from flax import nnx
         >>> x = 3.0 + jax.random.normal(jax.random.key(0), (500, 2))

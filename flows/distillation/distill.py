@@ -122,7 +122,7 @@ def distill(
     The draws to learn from are made once; each step of the polish samples the student and
     evaluates its density. The report takes up to 100,000 draws of each, and times both.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> from flax import nnx
         >>> teacher = flows.maf(2, num_layers=2, hidden_sizes=(8, 8), rngs=nnx.Rngs(0))

@@ -47,7 +47,7 @@ def iaf_like(
         ValueError: It has no MAF layers, or one has a network that is no
             `flows.conditioners.MaskedMLP`.
 
-    Example:
+    Examples:
         >>> import flows
         >>> from flax import nnx
         >>> teacher = flows.maf(3, num_layers=2, rngs=nnx.Rngs(0))

@@ -99,7 +99,7 @@ class StandardNormal(Distribution):
     Args:
         event_size: Size of the vectors.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> round(float(StandardNormal(2).log_prob(jnp.zeros(2))), 4)
         -1.8379
@@ -205,7 +205,7 @@ class CircularUniform(Distribution):
     Args:
         event_size: Number of angles.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> round(float(CircularUniform(1).log_prob(jnp.array([10.0]))), 4)
         -1.8379

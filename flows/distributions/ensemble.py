@@ -27,7 +27,7 @@ class Ensemble(Distribution):
     Cost: K times that of a member, for `log_prob`; a little more than that of one for `sample`.
         Neither is compiled anew for other members.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> from flax import nnx
         >>> members = [flows.maf(2, num_layers=1, rngs=nnx.Rngs(seed)) for seed in range(3)]

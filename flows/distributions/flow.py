@@ -40,7 +40,7 @@ class Flow(Distribution):
     Cost: `log_prob` is one inverse of the bijector, with integer columns NUM_CELL_POINTS of them;
     `sample` is one forward.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> flow = Flow(flows.StandardNormal(2), flows.bijectors.Reverse(2))
         >>> flow.sample(seed=jax.random.key(0), sample_shape=(3,)).shape

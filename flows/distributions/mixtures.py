@@ -36,7 +36,7 @@ class MixtureOfNormals(Distribution):
     Cost: K D for each point, K D^2 with full covariances; D^2 K for each draw that is
     differentiated.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> base = MixtureOfNormals(2, num_components=3)
         >>> base.sample(seed=jax.random.key(0), sample_shape=(5,)).shape

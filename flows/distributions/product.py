@@ -18,7 +18,7 @@ class Product(Distribution):
         first: Distribution of x_A.
         second: Distribution of x_B.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> product = Product([2], flows.CircularUniform(1), flows.StandardNormal(2))
         >>> product.sample(seed=jax.random.key(0)).shape

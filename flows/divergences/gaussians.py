@@ -204,7 +204,7 @@ def wasserstein2(p: Any, q: Any) -> Estimate:
 
     Cost: one singular value decomposition [D, D] a pair; D operations if both are diagonal.
 
-    Example:
+    Examples:
         >>> import distrax
         >>> float(wasserstein2(distrax.Normal(0.0, 1.0), distrax.Normal(3.0, 5.0)).value)
         5.0

@@ -46,7 +46,7 @@ def generalized_gaussian_kl(
 
     Cost: a singular value decomposition and 1,000 evaluations of D terms.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> p, q = jnp.eye(3), 4 * jnp.eye(3)
         >>> round(float(generalized_gaussian_kl(p, 1.0, q, 1.0).value), 4)  # two normals

@@ -30,7 +30,7 @@ def histogram_kl(p: jax.Array, q: jax.Array) -> jax.Array:
         ValueError: The numbers of bins differ, or a histogram is negative, not finite or not
             normalised.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> round(float(histogram_kl(jnp.array([1.0, 0.0]), jnp.array([0.5, 0.5]))), 4)
         0.6931
@@ -45,7 +45,7 @@ def histogram_js(p: jax.Array, q: jax.Array) -> jax.Array:
 
     Between 0 and log 2. Arguments, returns and errors are those of `histogram_kl`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> round(float(histogram_js(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))), 4)
         0.6931
@@ -84,7 +84,7 @@ def pairwise_kl(p: jax.Array, q: jax.Array | None = None, *, block_size: int = 1
 
     Cost: 4 N M bins floating-point operations, half of them where q has no zeros.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> pairwise_kl(jnp.array([[0.5, 0.5], [1.0, 0.0]]))
         array([[0.       ,       inf],

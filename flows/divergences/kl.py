@@ -78,7 +78,7 @@ def kl(
     are weighted by the score. A support whose ends depend on the parameters, as that of a uniform,
     gives no right derivative by draws.
 
-    Example:
+    Examples:
         >>> import distrax, jax
         >>> kl(distrax.Normal(0.0, 1.0), distrax.Normal(1.0, 1.0)).method
         'closed_form'
@@ -118,7 +118,7 @@ def cross_entropy(
 ) -> Estimate:
     """-E_p[log q(x)] in nats; arguments, returns and errors are those of `kl`.
 
-    Example:
+    Examples:
         >>> import distrax
         >>> half = distrax.Bernoulli(probs=0.5)
         >>> round(float(cross_entropy(half, half).value), 4)
@@ -141,7 +141,7 @@ def entropy(
 ) -> Estimate:
     """-E_p[log p(x)] in nats; arguments, returns and errors are those of `kl`.
 
-    Example:
+    Examples:
         >>> import distrax
         >>> round(float(entropy(distrax.Normal(0.0, 1.0)).value), 4)
         1.4189

@@ -64,7 +64,7 @@ def mixture_kl(
 
     Cost: K L D^3 for K and L components in D dimensions; the draws are not needed.
 
-    Example:
+    Examples:
         >>> import distrax, jax.numpy as jnp
         >>> def mixture(shift):
         ...     weights = distrax.Categorical(probs=jnp.array([0.3, 0.7]))

@@ -38,7 +38,7 @@ def sliced_wasserstein(
 
     Cost: num_projections sorts of N + M numbers.
 
-    Example:
+    Examples:
         >>> import jax
         >>> x = jax.random.normal(jax.random.key(0), (500, 1))
         >>> round(float(sliced_wasserstein(x, x + 3, key=jax.random.key(1)).value), 4)
@@ -78,7 +78,7 @@ def frechet_distance(x: Any, y: Any) -> Estimate:
 
     Cost: N D^2 + M D^2 + D^3.
 
-    Example:
+    Examples:
         >>> import jax
         >>> x = jax.random.normal(jax.random.key(0), (1000, 3))
         >>> round(float(frechet_distance(x, 2 + x).value), 3)
@@ -134,7 +134,7 @@ def knn_kl(x: Any, y: Any, *, num_neighbors: int = 5) -> Estimate:
 
     Cost: N log N + N log M in few dimensions, by `scipy.spatial.KDTree`; N M in many.
 
-    Example:
+    Examples:
         >>> import jax
         >>> x = jax.random.normal(jax.random.key(0), (4000, 1))
         >>> y = 1 + jax.random.normal(jax.random.key(1), (4000, 1))

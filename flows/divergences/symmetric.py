@@ -67,7 +67,7 @@ def jensen_shannon(p: Any, q: Any, **kwargs: Any) -> Estimate:
 
     Cost: a draw and two log densities of each of p and q.
 
-    Example:
+    Examples:
         >>> import distrax, jax
         >>> far = jensen_shannon(
         ...     distrax.Normal(0.0, 1.0), distrax.Normal(100.0, 1.0), key=jax.random.key(0)
@@ -104,7 +104,7 @@ def total_variation(p: Any, q: Any, **kwargs: Any) -> Estimate:
     (1 + it) / 2 is the accuracy of the best classifier between draws from p and draws from q.
     Arguments, returns and errors are those of `jensen_shannon`.
 
-    Example:
+    Examples:
         >>> import distrax, jax
         >>> p = distrax.Normal(0.0, 1.0)
         >>> float(total_variation(p, p, key=jax.random.key(0)).value)
@@ -132,7 +132,7 @@ def renyi(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
     Raises:
         ValueError: `order` is not positive, the event shapes differ, or `key` is missing.
 
-    Example:
+    Examples:
         >>> import distrax
         >>> round(float(renyi(distrax.Normal(0.0, 1.0), distrax.Normal(2.0, 1.0), 0.5).value), 4)
         1.0
@@ -165,7 +165,7 @@ def alpha(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
     KL(p || q) at a = 1, half the chi-square divergence at 2, four times the squared Hellinger
     distance at 1/2. Arguments, returns and errors are those of `renyi`; without bias.
 
-    Example:
+    Examples:
         >>> import distrax
         >>> p, q = distrax.Normal(0.0, 1.0), distrax.Normal(1.0, 1.0)
         >>> round(float(alpha(p, q, 2.0).value), 4)  # (e - 1) / 2
@@ -195,7 +195,7 @@ def hellinger(p: Any, q: Any, **kwargs: Any) -> Estimate:
 
     Arguments, returns and errors are those of `renyi`.
 
-    Example:
+    Examples:
         >>> import distrax
         >>> far = hellinger(distrax.Normal(0.0, 1.0), distrax.Normal(100.0, 1.0))
         >>> float(far.value)

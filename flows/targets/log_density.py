@@ -48,7 +48,7 @@ def from_log_density(
         ValueError: `supports` has names or a shape that the example does not have, or integers or
             angles; the log density is no scalar; there are no parameters.
 
-    Example:
+    Examples:
         >>> import flows, jax.numpy as jnp
         >>> target = flows.targets.from_log_density(
         ...     lambda p: -p["scale"] - 0.5 * jnp.sum((p["x"] / p["scale"]) ** 2),

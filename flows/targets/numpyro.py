@@ -26,7 +26,7 @@ def from_numpyro(model: Callable[..., Any], *args: Any, **kwargs: Any) -> Target
             or scaled ones, too, as of missing data), a `numpyro.param`, or of a plate that draws a
             part of its data anew at each call; or there is no latent site.
 
-    Example:
+    Examples:
         >>> import flows, numpyro, numpyro.distributions as dist
         >>> def model(y):
         ...     scale = numpyro.sample("scale", dist.HalfNormal(1.0))

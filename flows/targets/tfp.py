@@ -27,7 +27,7 @@ def from_tfp(joint: Any, **pinned: Any) -> Target:
         ValueError: A name is not among its parts, a part that is left is discrete or of a support
             that TFP has no bijector for, the log density is no scalar, or no part is left.
 
-    Example:
+    Examples:
         >>> import flows
         >>> from tensorflow_probability.substrates.jax import distributions as tfd
         >>> joint = tfd.JointDistributionNamedAutoBatched(dict(

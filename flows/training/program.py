@@ -129,7 +129,7 @@ def _digest(constant: Any) -> str:
 def trace(function: Callable, *args: Any) -> Program:
     """Traces a function for arguments of these shapes; nothing is computed.
 
-    Example:
+    Examples:
         >>> import jax
         >>> make = lambda rate: trace(lambda x: rate * x, 1.0)
         >>> jax.tree.structure(make(0.1)) == jax.tree.structure(make(0.1))

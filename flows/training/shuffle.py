@@ -33,7 +33,7 @@ def shuffled(key: jax.Array, n: int, positions: jax.Array) -> jax.Array:
 
     Cost: about 60 integer operations an entry, parallel.
 
-    Example:
+    Examples:
         >>> import jax, jax.numpy as jnp
         >>> rows = shuffled(jax.random.key(0), 5, jnp.arange(5))
         >>> sorted(rows.tolist())

@@ -181,7 +181,7 @@ def judge(
 def diagnose(log_weights: np.ndarray) -> Diagnostics:
     """Summarises log importance weights [n] of independent draws of q.
 
-    Example:
+    Examples:
         >>> import numpy as np
         >>> exact = diagnose(np.full(1000, 2.0))
         >>> float(exact.log_evidence.value), exact.ess

@@ -104,7 +104,7 @@ def fit_posterior(
     a search; and where there seem to be several modes 131,072 evaluations to tell their shares.
     A target of more than 20,000 rows of data is not searched, nor is a second stage run.
 
-    Example:
+    Examples:
         >>> import flows, jax, jax.numpy as jnp
         >>> posterior = flows.fit_posterior(
         ...     lambda theta: -0.5 * jnp.sum(theta**2),

@@ -133,7 +133,7 @@ class Posterior(Outcome):
         Returns:
             An `Estimate`, or a pytree of them. Draws cannot correct for a mode that q has lost.
 
-        Example:
+        Examples:
             >>> import flows, jax, jax.numpy as jnp
             >>> posterior = flows.fit_posterior(
             ...     lambda theta: -0.5 * jnp.sum((theta - 3.0) ** 2),

@@ -33,7 +33,7 @@ class FlowDistribution(dist.Distribution):
         TypeError: It is no flow.
         ValueError: The flow waits for a context.
 
-    Example:
+    Examples:
         >>> import flows, jax
         >>> from flax import nnx
         >>> prior = FlowDistribution(flows.maf(2, rngs=nnx.Rngs(0)))

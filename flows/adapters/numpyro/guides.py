@@ -42,7 +42,7 @@ class AutoFlow(AutoContinuous):
         TypeError: `flow` is no flow.
         ValueError: It has another event size, a support, a context, or a base with parameters.
 
-    Example:
+    Examples:
         >>> import jax, numpyro, numpyro.distributions as dist, optax
         >>> from numpyro.infer import SVI, Trace_ELBO
         >>> model = lambda: numpyro.sample("x", dist.Normal(0, 1).expand([2]).to_event(1))

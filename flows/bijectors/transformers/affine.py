@@ -16,7 +16,7 @@ class Affine(Transformer):
     Args:
         max_log_scale: Bound on the absolute log scale of one layer.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> y, log_det = Affine().forward_and_log_det(jnp.array(1.0), jnp.array([0.5, 0.0]))
         >>> float(y), float(log_det)

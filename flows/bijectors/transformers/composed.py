@@ -20,7 +20,7 @@ class Composed(Transformer):
 
     Cost: the sum of its parts'.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> from flows.bijectors import Affine
         >>> T = Composed([Affine(), Affine()])

@@ -31,7 +31,7 @@ class MixtureOfLogistics(NumericInverse):
     Cost: a few exponentials for each component; the inverse, by iteration, about ten times that
     for a point and 45 times for a batch in float32 (see `NumericInverse`).
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> T = MixtureOfLogistics(num_components=3)
         >>> y, _ = T.forward_and_log_det(jnp.array(2.0), jnp.zeros(T.num_params))

@@ -36,7 +36,7 @@ class RationalQuadraticSpline(Transformer):
 
     Cost: a few operations for each piece, in both directions.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> spline = RationalQuadraticSpline(num_bins=4)
         >>> y, log_det = spline.forward_and_log_det(jnp.array(2.5), jnp.zeros(spline.num_params))
@@ -83,7 +83,7 @@ class CircularSpline(Transformer):
 
     Cost: as `RationalQuadraticSpline`.
 
-    Example:
+    Examples:
         >>> import jax.numpy as jnp
         >>> spline = CircularSpline(num_bins=4)
         >>> y, _ = spline.forward_and_log_det(jnp.array([0.5, 7.0]), 0.3 * jnp.ones(13))

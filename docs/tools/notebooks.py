@@ -1,0 +1,113 @@
+"""Pages as notebooks: their Python blocks run in order, and are shown with what they print and draw.
+
+A block begins with a line "```python" and ends with a line "```". One that fails, or warns, fails the
+build.
+"""
+
+import base64
+import hashlib
+import re
+import shutil
+import tempfile
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+SHARP = '%config InlineBackend.figure_format = "retina"'
+WIDGET = "application/vnd.jupyter.widget-view+json"  # a bar of progress
+LONGEST_BLOCK_S = 300
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".cache" / "pages"
+CATALOGUE = ROOT / "examples" / "data" / "galaxy_pzflow.npz"  # lies beside each page that is run
+
+
+class PageError(Exception):
+    """A block of a page failed or warned."""
+
+
+def notebook(page: str) -> nbformat.NotebookNode:
+    """The page as a notebook that has not been run: text and code in turn."""
+    parts = [part.strip() for part in BLOCK.split(page)]
+    kinds = (new_markdown_cell, new_code_cell) * len(parts)
+    return new_notebook(cells=[new(part) for new, part in zip(kinds, parts, strict=False)])
+
+
+def run(name: str, page: str) -> nbformat.NotebookNode:
+    """The page as a notebook that has been run, now or earlier with the same library.
+
+    Args:
+        name: What to call the page in errors.
+        page: Its Markdown.
+
+    Raises:
+        PageError: A block failed or warned.
+    """
+    kept = CACHE / f"{_digest(page)}.ipynb"
+    if kept.exists():
+        return nbformat.read(kept, as_version=4)
+    book = notebook(page)
+    book.cells.insert(0, new_code_cell(SHARP))
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(CATALOGUE, folder)
+        there = {"metadata": {"path": folder}}
+        client = NotebookClient(
+            book, timeout=LONGEST_BLOCK_S, kernel_name="python3", resources=there
+        )
+        try:
+            client.execute()
+        except Exception as error:
+            raise PageError(f"{name} does not run: {error}") from error
+    del book.cells[0]
+    if warned := "".join(_streams(book, "stderr")):
+        raise PageError(f"{name} warns:\n{warned}")
+    CACHE.mkdir(parents=True, exist_ok=True)
+    nbformat.write(book, kept)
+    return book
+
+
+def markdown(book: nbformat.NotebookNode, stem: str) -> tuple[str, dict[str, bytes]]:
+    """The notebook as Markdown, and its figures by the names that the Markdown gives them.
+
+    Args:
+        book: The notebook.
+        stem: What names of figures begin with.
+    """
+    parts, figures = [], {}
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            parts.append(cell.source)
+            continue
+        parts.append(f"```python\n{cell.source}\n```")
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if "image/png" in data:
+                name = f"{stem}-{len(figures) + 1}.png"
+                figures[name] = base64.b64decode(data["image/png"])
+                width = output.metadata.get("image/png", {}).get("width", 600)
+                parts.append(f"![drawn by the code above]({name}){{ width={width} .drawn }}")
+            elif text := _text(output):
+                parts.append(f"```{{ .text .output .no-copy }}\n{text.rstrip()}\n```")
+    return "\n\n".join(parts), figures
+
+
+def _text(output: nbformat.NotebookNode) -> str:
+    data = output.get("data", {})
+    if WIDGET in data:
+        return ""
+    return output.get("text") or data.get("text/plain", "")
+
+
+def _streams(book: nbformat.NotebookNode, name: str) -> list[str]:
+    outputs = (output for cell in book.cells for output in cell.get("outputs", []))
+    return [output.text for output in outputs if output.get("name") == name]
+
+
+def _digest(page: str) -> str:
+    """Of the page and of the library, whose change may change what the page shows."""
+    digest = hashlib.sha256(page.encode())
+    for source in sorted((ROOT / "flows").rglob("*.py")):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
