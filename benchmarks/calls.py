@@ -3,7 +3,7 @@
     python benchmarks/calls.py [--repeats 5] [--before PATH] [--show]
 
 `--before` names another checkout of the library, which is then measured in turn with this one.
-Writes results/calls.json and prints the table of README.md.
+Writes results/calls.json and prints the table of docs/benchmarks.md.
 """
 
 import argparse

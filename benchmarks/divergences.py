@@ -2,7 +2,7 @@
 
     python benchmarks/divergences.py [--parts coverage variance mixtures histograms] [--show]
 
-Writes benchmarks/results/divergences.json and prints the tables of flows/divergences/README.md.
+Writes benchmarks/results/divergences.json and prints the tables of docs/benchmarks.md.
 About ten minutes on 2 cores.
 """
 

@@ -1,6 +1,6 @@
 """What `flows.fit` does when things go wrong: tries each fault and says what came of it.
 
-Writes `results/faults.json` and prints the table of README.md.
+Writes `results/faults.json` and prints the table of docs/benchmarks.md.
 """
 
 import _thread

@@ -3,7 +3,7 @@
     python benchmarks/first_answers.py [--repeats 5] [--before PATH] [--cases NAME ...] [--show]
 
 `--before` names another checkout of the library, which is then measured in turn with this one.
-Writes results/first_answers.json and prints the table of README.md.
+Writes results/first_answers.json and prints the table of docs/benchmarks.md.
 """
 
 # ruff: noqa: E402

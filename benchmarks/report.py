@@ -1,4 +1,4 @@
-"""Writes benchmarks/README.md from `results/*.json`: every figure in it is read from there."""
+"""Writes docs/benchmarks.md from `results/*.json`: every figure in it is read from there."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import amortised
 import tables
 from tables import load
 
-README = Path(__file__).parent / "README.md"
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 
 
 def on(result: dict) -> str:
@@ -30,8 +30,8 @@ def text() -> str:
 # Benchmarks
 
 `make benchmarks` measures all of this anew, which takes long, writes `results/*.json` and makes
-this page. One script alone: `.venv/bin/python benchmarks/calls.py`, and then `.venv/bin/python
-benchmarks/report.py`. What is compared is measured in turn, so that a busy machine slows all
+this page. One script alone: `.venv/bin/python benchmarks/calls.py`, and then
+`.venv/bin/python benchmarks/report.py`. What is compared is measured in turn, so that a busy machine slows all
 alike; a cell with a range holds the median and, of `training.py`, the quartiles, of the others
 the least and the greatest.
 
@@ -53,7 +53,7 @@ time and memory.
 
 {tables.of_ours(flow["rows"])}
 
-![time of sampling against dimension](../docs/figures/sampling.png)
+![time of sampling against dimension](figures/sampling.png)
 
 `chart.py` draws the medians, with bands from quartile to quartile.
 
@@ -64,7 +64,9 @@ time and memory.
 logistics has no closed inverse: there sampling iterates. The last column is what compiling the
 gradient takes.{on(families)}
 
+<!-- --8<-- [start:families] -->
 {tables.of_families(families["rows"])}
+<!-- --8<-- [end:families] -->
 
 ## Density
 
@@ -77,16 +79,16 @@ What took a third longer than foreseen: {tables.overrun(density["rows"])}.
 
 {tables.of_density(density["rows"])}
 
-![log-likelihood against seconds](../docs/figures/density.png)
+![log-likelihood against seconds](figures/density.png)
 
 The figure shows rows validated on; not of BSDS300, where FlowJAX's are of other images than ours.
-What was tried: [density.md](density.md).
+What was tried: [density.md](../benchmarks/density.md).
 
 ## Small tables
 
 `small_tables.py`: wines of Uria et al. 2013, ten folds; one fit with the defaults, and an ensemble
 of ten. RNADE (2013) had -9.36 and -10.23, mixtures of factor analysers -10.19 and -10.73. What was
-tried: [small_tables.md](small_tables.md).{on(small)}
+tried: [small_tables.md](../benchmarks/small_tables.md).{on(small)}
 
 {tables.of_small_tables(small["rows"])}
 
@@ -112,7 +114,7 @@ network; all others have networks twice as deep as the teacher's.{on(distilled)}
 
 {tables.of_recipes(distilled["recipes"])}
 
-![divergences against seconds](../docs/figures/distillation.png)
+![divergences against seconds](figures/distillation.png)
 
 Students with more passes, fewer, or none (networks of the noise alone, matched and polished):
 `flows.distill` of each, 5,000 steps, compilation and report included, and how many times as fast
@@ -124,7 +126,7 @@ The default student of other MAFs, 1,000 steps:
 
 {tables.of_students(distilled["teachers"], "teacher")}
 
-What was tried: [distillation.md](distillation.md).
+What was tried: [distillation.md](../benchmarks/distillation.md).
 
 ## Amortised posteriors
 
@@ -137,7 +139,7 @@ seconds are of one core.{on(amortised_result)}
 
 {amortised.table(amortised_result["rows"])}
 
-What was tried: [amortised.md](amortised.md).
+What was tried: [amortised.md](../benchmarks/amortised.md).
 
 ## Training
 
@@ -177,7 +179,7 @@ in Python. Median and range of {calls["repeats"]} runs.{on(calls)}
 
 ## Divergences
 
-`divergences.py`; [which to use when](../flows/divergences/README.md).{on(divergences)}
+`divergences.py`; [which to use when](divergences.md).{on(divergences)}
 
 How often value +- 1.96 standard errors holds the exact value, of 1,000 repetitions with 10,000
 draws. The KL divergences are of pairs of autoregressive flows in 8 dimensions, which are
@@ -201,4 +203,4 @@ errors of the draws: {violations}.
 
 
 if __name__ == "__main__":
-    README.write_text(text())
+    PAGE.write_text(text())

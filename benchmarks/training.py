@@ -1,7 +1,7 @@
 """What training costs: ours, FlowJAX's `fit_to_data`, and plain loops around zuko and torch.
 
 Needs the extra `bench`; zuko is left out if it is not installed. Writes `results/training.json` and
-prints the tables of README.md. Parts: epochs, starts, compilation, devices, memory,
+prints the tables of docs/benchmarks.md. Parts: epochs, starts, compilation, devices, memory,
 precision.
 """
 

@@ -1,7 +1,7 @@
-"""Pages as notebooks: their Python blocks run in order, and are shown with what they print and draw.
+"""Pages as notebooks: Python blocks run in order, and are shown with what they print and draw.
 
-A block begins with a line "```python" and ends with a line "```". One that fails, or warns, fails the
-build.
+A block begins with a line "```python" and ends with a line "```". One that fails, or warns, fails
+the build.
 """
 
 import base64
@@ -54,7 +54,11 @@ def run(name: str, page: str) -> nbformat.NotebookNode:
         shutil.copy(CATALOGUE, folder)
         there = {"metadata": {"path": folder}}
         client = NotebookClient(
-            book, timeout=LONGEST_BLOCK_S, kernel_name="python3", resources=there
+            book,
+            timeout=LONGEST_BLOCK_S,
+            kernel_name="python3",
+            resources=there,
+            coalesce_streams=True,
         )
         try:
             client.execute()

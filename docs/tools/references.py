@@ -1,7 +1,7 @@
 """Names in code become links: `flows.fit` to its page here, `jax.Array` to JAX's documentation."""
 
 import re
-from xml.etree.ElementTree import Element, SubElement
+from xml.etree.ElementTree import Element
 
 from markdown import Markdown
 from markdown.extensions import Extension

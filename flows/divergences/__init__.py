@@ -1,6 +1,6 @@
 """How far apart two distributions are, with the error of the answer.
 
-The README of this folder says which function to use when.
+`docs/divergences.md` says which function to use when.
 """
 
 from flows.divergences.discrepancy import energy_distance, mmd

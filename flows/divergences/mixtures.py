@@ -44,7 +44,7 @@ def mixture_kl(
     - a lower bound: "lower_bound" (Durrieu et al.; it may be negative, where 0 is a better one);
     - "monte_carlo": the mean over draws; needs `key`.
 
-    The README of this folder shows how far each is off; the default is off least.
+    `docs/benchmarks.md` shows how far each is off; the default is off least.
 
     Args:
         p: A `MixtureSameFamily` of Gaussians of distrax or TFP, or a Gaussian.
