@@ -11,7 +11,7 @@ demo: $(VENV)/.plots
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-all: $(VENV)/.test
+test-all: $(VENV)/.test $(VENV)/.docs $(VENV)/.browser
 	$(BIN)/python -m pytest -n auto --dist worksteal -m ""
 
 check: $(VENV)/.test $(VENV)/.check $(VENV)/.docs

@@ -16,6 +16,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+COLOURS = re.compile(r"\x1b\[[\d;]*m")  # of a terminal
 SHARP = '%config InlineBackend.figure_format = "retina"'
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a bar of progress
 LONGEST_BLOCK_S = 300
@@ -59,11 +60,12 @@ def run(name: str, page: str) -> nbformat.NotebookNode:
             kernel_name="python3",
             resources=there,
             coalesce_streams=True,
+            extra_arguments=["--log-level=ERROR"],
         )
         try:
             client.execute()
         except Exception as error:
-            raise PageError(f"{name} does not run: {error}") from error
+            raise PageError(f"{name} does not run: {COLOURS.sub('', str(error))}") from error
     del book.cells[0]
     if warned := "".join(_streams(book, "stderr")):
         raise PageError(f"{name} warns:\n{warned}")
