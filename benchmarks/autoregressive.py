@@ -1,7 +1,7 @@
 """What both directions of an autoregressive flow cost: ours, our floor, the naive loop, others.
 
 Needs the extra `bench`; peers that are not installed are left out. Writes
-`results/autoregressive.json` as it goes, and prints the tables of docs/benchmarks.md. On a GPU the same
+`results/autoregressive.json` as it goes, and prints tables of docs/benchmarks.md. On a GPU the same
 script runs; `--batches 65536` asks for what fits there.
 """
 

@@ -2,7 +2,7 @@
 
     python benchmarks/families.py [--cases NAME ...] [--show]
 
-Needs the extra `bench`. Adds to results/families.json and prints the table of docs/benchmarks.md. All
+Needs the extra `bench`. Adds to results/families.json prints the table of docs/benchmarks.md. All
 networks have two hidden layers of H ReLU units, all splines eight pieces.
 """
 

@@ -31,9 +31,9 @@ def text() -> str:
 
 `make benchmarks` measures all of this anew, which takes long, writes `results/*.json` and makes
 this page. One script alone: `.venv/bin/python benchmarks/calls.py`, and then
-`.venv/bin/python benchmarks/report.py`. What is compared is measured in turn, so that a busy machine slows all
-alike; a cell with a range holds the median and, of `training.py`, the quartiles, of the others
-the least and the greatest.
+`.venv/bin/python benchmarks/report.py`. What is compared is measured in turn, so that a busy
+machine slows all alike; a cell with a range holds the median and, of `training.py`, the quartiles,
+of the others the least and the greatest.
 
 ## Both directions of an autoregressive flow
 

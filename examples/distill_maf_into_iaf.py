@@ -52,12 +52,7 @@ def main() -> None:
     samples = {"held-out galaxies": test, "IAF draws": draws}
     corner = plotting.corner(samples, table["columns"], num_bins=28)
     corner.savefig(FIGURES / "corner.png", dpi=90)
-    plotting.losses(
-        {
-            "MAF: negative log-likelihood": fit.history,
-            "IAF: layers matched": {"train": result.history["warm_start"]},
-        }
-    ).savefig(FIGURES / "losses.png", dpi=110)
+    plotting.losses({"MAF": fit, "IAF": result}).savefig(FIGURES / "losses.png", dpi=110)
     report.plot().savefig(FIGURES / "report.png", dpi=110)
     flows.save(FIGURES / "student.npz", result.student)
     print(f"\nwrote {FIGURES}/corner.png, losses.png, report.png and student.npz")

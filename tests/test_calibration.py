@@ -14,8 +14,8 @@ from scipy import stats
 matplotlib.use("Agg")
 
 import flows
+from flows import _levels, supports
 from flows import bijectors as fb
-from flows import supports
 from flows.calibration import check, report
 
 KEY = jax.random.key(0)
@@ -163,9 +163,9 @@ def test_p_values_of_levels_and_ranks_are_those_of_scipy():
     for n in (40, 300):
         levels = rng.random(n) ** 1.2
         expected = stats.kstest(levels, "uniform")
-        assert report._p_value_of_levels(levels) == pytest.approx(expected.pvalue, rel=0.03)
-        assert abs(report._gap(levels)[0]) == pytest.approx(expected.statistic)
-        assert report._largest_gap(0.05, n) == pytest.approx(stats.kstwo.isf(0.05, n), rel=0.01)
+        assert _levels.p_value(levels) == pytest.approx(expected.pvalue, rel=0.03)
+        assert abs(_levels.gap(levels)[0]) == pytest.approx(expected.statistic)
+        assert _levels.largest_gap(0.05, n) == pytest.approx(stats.kstwo.isf(0.05, n), rel=0.01)
     ranks = rng.integers(0, 11, (60, 1))  # 11 ranks in 3 bins, of 4, 4 and 3
     observed = np.array([(ranks < 4).sum(), ((ranks >= 4) & (ranks < 8)).sum(), (ranks >= 8).sum()])
     expected = stats.chisquare(observed, 60 * np.array([4, 4, 3]) / 11).pvalue

@@ -23,8 +23,8 @@ ALLOWED = {
     "density": {"conditioners", "distributions", "supports", "training"},
     "targets": {"adapters", "supports", "training"},
     "variational": {
-        "adapters", "architectures", "bijectors", "distributions", "divergences", "targets",
-        "training",
+        "adapters", "architectures", "bijectors", "distributions", "divergences", "plotting",
+        "targets", "training",
     },
     "distillation": {
         "architectures", "bijectors", "conditioners", "density", "distributions", "divergences",

@@ -13,13 +13,13 @@ from flax import nnx
 from helpers import perturbed
 
 import flows
+from flows._pareto import pareto_smoothed
 from flows.training import on_device
 from flows.variational import laplace, modes
 from flows.variational.diagnostics import diagnose
 from flows.variational.laplace import laplace_fits, laplace_start
 from flows.variational.objectives import reverse_kl
 from flows.variational.search import first_starts
-from flows.variational.weights import pareto_smoothed
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 import eight_schools

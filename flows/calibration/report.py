@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.special
 
+from flows import _levels
+
 FALSE_ALARMS = 0.01  # of all checks together
 IN_A_BIN, MOST_BINS = 20, 20  # pairs that are expected, and bins of ranks
 CLEAR = 3.0  # standard errors, before a deviation is given a name
@@ -66,18 +68,18 @@ class CalibrationReport:
     @property
     def hpd_p_value(self) -> float | None:
         """Kolmogorov-Smirnov test of uniform `hpd_levels`; None where these are not known."""
-        return None if self.hpd_levels is None else _p_value_of_levels(self.hpd_levels)
+        return None if self.hpd_levels is None else _levels.p_value(self.hpd_levels)
 
     @property
     def tarp_p_value(self) -> float:
         """Kolmogorov-Smirnov test of uniform `tarp_levels`."""
-        return _p_value_of_levels(self.tarp_levels)
+        return _levels.p_value(self.tarp_levels)
 
     def coverage(self, credibility: Any) -> dict[str, np.ndarray]:
         """The share of the pairs within regions of credibilities [...], "HPD" and "TARP"."""
         curves = {"HPD": self.hpd_levels, "TARP": self.tarp_levels}
         return {
-            name: np.searchsorted(np.sort(levels), credibility, side="right") / self.num_pairs
+            name: _levels.share_below(levels, credibility)
             for name, levels in curves.items()
             if levels is not None
         }
@@ -90,14 +92,16 @@ class CalibrationReport:
     @property
     def band(self) -> float:
         """What all gaps of a curve of an exact posterior stay within, in 95 % of reports."""
-        return _largest_gap(0.05, self.num_pairs)
+        return _levels.largest_gap(0.05, self.num_pairs)
 
     @property
     def checks(self) -> list[Check]:
         """All checks: of each parameter, of highest-density regions, of random points."""
         levels = (self.ranks + 0.5) / (self.num_draws + 1)
         checks = [
-            Check(f"ranks of {name}", float(p_value), *_gap(column), _finding(column, OF_RANKS))
+            Check(
+                f"ranks of {name}", float(p_value), *_levels.gap(column), _finding(column, OF_RANKS)
+            )
             for name, p_value, column in zip(self.names, self.p_values, levels.T, strict=True)
         ]
         for name, column, findings in (
@@ -105,8 +109,8 @@ class CalibrationReport:
             ("TARP coverage", self.tarp_levels, OF_POINTS),
         ):
             if column is not None:
-                p_value, finding = _p_value_of_levels(column), _finding(column, findings)
-                checks.append(Check(name, p_value, *_gap(column), finding))
+                p_value, finding = _levels.p_value(column), _finding(column, findings)
+                checks.append(Check(name, p_value, *_levels.gap(column), finding))
         return checks
 
     @property
@@ -132,7 +136,7 @@ class CalibrationReport:
         """Whether it is calibrated, or why not, in a line."""
         if reasons := self.reasons:
             return f"NOT CALIBRATED: {'; '.join(reasons)}"
-        seen = _largest_gap(self.least_p_value, self.num_pairs)
+        seen = _levels.largest_gap(self.least_p_value, self.num_pairs)
         return f"calibrated, as far as {self.num_pairs:,} pairs tell: coverage within {seen:.2g}"
 
     def plot(self) -> Any:
@@ -169,35 +173,6 @@ def _p_values_of_ranks(ranks: np.ndarray, num_draws: int) -> np.ndarray:
     expected = len(ranks) * count(bins) / (num_draws + 1)
     squares = [((count(bins[column]) - expected) ** 2 / expected).sum() for column in ranks.T]
     return scipy.special.chdtrc(num_bins - 1, np.array(squares))
-
-
-def _p_value_of_levels(levels: np.ndarray) -> float:
-    """Kolmogorov-Smirnov test of uniform levels [n] (Stephens 1970, J. R. Stat. Soc. B 32)."""
-    return float(scipy.special.kolmogorov(abs(_gap(levels)[0]) * _stephens(len(levels))))
-
-
-def _largest_gap(p_value: float, num_pairs: int) -> float:
-    """The gap that has this p-value."""
-    return float(scipy.special.kolmogi(p_value) / _stephens(num_pairs))
-
-
-def _stephens(n: int) -> float:
-    return n**0.5 + 0.12 + 0.11 / n**0.5
-
-
-def _gap(levels: np.ndarray) -> tuple[float, float]:
-    """Where the coverage of levels [n] is furthest from uniform: by how much, and at which level.
-
-    Examples:
-        >>> import numpy as np
-        >>> _gap(np.array([0.1, 0.2, 0.3, 0.4]))
-        (0.6, 0.4)
-    """
-    ordered = np.sort(levels)
-    steps = np.arange(len(ordered) + 1) / len(ordered)
-    gaps = np.concatenate([steps[1:] - ordered, steps[:-1] - ordered])
-    worst = int(np.abs(gaps).argmax())
-    return float(gaps[worst]), float(ordered[worst % len(ordered)])
 
 
 def _finding(levels: np.ndarray, findings: tuple[str, ...]) -> str:

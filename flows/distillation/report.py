@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flows._pareto import pareto_smoothed
 from flows.distillation.measures import (
     BLOCK,
     Timing,
@@ -23,7 +24,6 @@ from flows.divergences.symmetric import (
     mean_over_sides,
     total_variation_of,
 )
-from flows.variational.weights import pareto_smoothed
 
 GOOD, GOOD_EACH = 0.05, 0.02  # nats of both divergences, and for each dimension: the larger counts
 WORST = 50.0  # nats of a single draw

@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flows._pareto import pareto_smoothed
 from flows.distributions import Flow
 from flows.divergences import Estimate
 from flows.variational.modes import LostMode
-from flows.variational.weights import WeightedDraws, pareto_smoothed, weighted_draws
+from flows.variational.weights import WeightedDraws, weighted_draws
 
 NUM_DRAWS = 10_000  # of q, and as many that reach further
 KHAT_LIMIT = 0.7

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flows import _checks
+from flows._pareto import pareto_smoothed
 from flows.distributions import Flow
 from flows.divergences import Estimate
 from flows.targets import Target
@@ -16,7 +17,7 @@ from flows.training import Outcome, Program
 from flows.variational.chains import Chains, independent
 from flows.variational.diagnostics import Diagnostics
 from flows.variational.summaries import Summary, summarize
-from flows.variational.weights import pareto_smoothed, weighted_draws
+from flows.variational.weights import weighted_draws
 
 BATCH = 128  # evaluations of the target at once
 PROPOSALS = 4  # for each draw that is asked for
@@ -157,6 +158,28 @@ class Posterior(Outcome):
             sample_shape: Shape of the draws.
         """
         return self.target.constrain(self._resampled(seed, sample_shape))
+
+    def log_weights(self, *, seed: jax.Array, num_samples: int = 10_000) -> np.ndarray:
+        """Log importance weights log p(u) - log q(u) of draws of q [n], up to a constant.
+
+        They are what `diagnostics` is made of: where q is the posterior, all are equal.
+
+        Args:
+            seed: Random key.
+            num_samples: Number of draws n.
+        """
+        shape = (_checks.positive_int("num_samples", num_samples, least=2),)
+        u, log_q = self.flow.sample_and_log_prob(
+            seed=_checks.prng_key("seed", seed), sample_shape=shape
+        )
+        log_p = _at_each(self.target.log_density, u)
+        return np.asarray(log_p, np.float64) - np.asarray(log_q, np.float64)
+
+    def plot(self, *, seed: jax.Array) -> Any:
+        """ELBO and importance weights: see `flows.plotting.posterior`."""
+        from flows import plotting
+
+        return plotting.posterior(self, seed=seed)
 
     def _resampled(self, seed: jax.Array, sample_shape: int | tuple[int, ...]) -> jax.Array:
         """Points u [*sample_shape, D] of the target."""
