@@ -1,5 +1,8 @@
 """flows: normalizing flows in JAX that are distrax distributions and flax.nnx modules."""
 
+import importlib
+from typing import Any
+
 from flows import bijectors, conditioners, distributions, divergences, supports, targets, training
 from flows._version import __version__
 from flows.architectures import gaussianization, iaf, maf, ncsf, nsf, real_nvp
@@ -56,3 +59,10 @@ __all__ = [
     "targets",
     "training",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what needs other libraries when it is asked for: `flows.plotting`, `flows.adapters`."""
+    if name in ("adapters", "plotting"):
+        return importlib.import_module(f"flows.{name}")
+    raise AttributeError(f"module 'flows' has no attribute {name!r}")

@@ -219,8 +219,8 @@ def _problems(run: Run) -> Iterator[str]:
     begin, end = run.losses[:tenth], run.losses[len(run.losses) - tenth :]
     if run.never_improved:
         yield (
-            "No epoch was better on validation than the start, which is returned: lower the "
-            "learning rate, or train on more data."
+            "No epoch was better on validation than the start, which is returned. It may be right "
+            "already; if not, lower the learning rate, or train on more data."
         )
     elif tenth > 1 and finite_mean(end) - finite_mean(begin) > 3 * np.std(begin):
         yield (
