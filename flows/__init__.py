@@ -62,7 +62,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what needs other libraries when it is asked for: `flows.plotting`, `flows.adapters`."""
+    """Imports what needs other libraries when it is asked for."""
     if name in ("adapters", "plotting"):
         return importlib.import_module(f"flows.{name}")
     raise AttributeError(f"module 'flows' has no attribute {name!r}")
