@@ -18,7 +18,7 @@ check: $(VENV)/.test $(VENV)/.check $(VENV)/.docs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --doctest-modules flows
+	$(BIN)/python -m pytest -p tests.conftest -n auto --dist worksteal --doctest-modules flows
 	DOCS_RUN=0 $(BIN)/mkdocs build --quiet
 
 format: $(VENV)/.check
