@@ -1,7 +1,7 @@
 """Neural posterior estimation with `flows.fit`: four tasks of sbibm against their reference draws.
 
-    python benchmarks/amortised.py [--tasks NAME ...] [--simulations N ...] [--observations N]
-                                   [--draws N] [--data FOLDER] [--again] [--show]
+    python benchmarks/amortised.py [--tasks NAME ...] [--simulations N ...] [--members N]
+                                   [--observations N] [--draws N] [--data FOLDER] [--again] [--show]
 
 A conditional flow q(theta | x) is fitted to simulations (theta, x), once for all observations. C2ST
 is that of sbibm: how well a network of two layers of 10 D units tells the flow's draws from the
@@ -40,6 +40,7 @@ import flows
 RESULT = tables.RESULTS / "amortised.json"
 SIMULATIONS = 1_000, 10_000, 100_000
 EMBEDDING = 64, 64
+MEMBER_EPOCHS = 60  # of each flow of an ensemble
 NUM_RANKED = 1_000
 PUBLISHED = {  # means over the ten observations, from sbi-benchmark/results on GitHub
     # benchmarking_sbi/results/supplement_hyperparameters_snpe.csv, NPE-NSF
@@ -51,14 +52,18 @@ PUBLISHED = {  # means over the ten observations, from sbi-benchmark/results on 
 }
 
 
-def fitted(name: str, theta: np.ndarray, x: np.ndarray) -> flows.FitResult:
+def fitted(name: str, theta: np.ndarray, x: np.ndarray, members: int) -> flows.FitResult:
     """The recipe, the same for all tasks: the defaults, but for networks that x goes through."""
-    flow = flows.nsf(
+    make = lambda rngs: flows.nsf(
         theta.shape[1], context_size=x.shape[1], support=TASKS[name].support, autoregressive=True,
         embed=functools.partial(flows.conditioners.MLP, hidden_sizes=EMBEDDING),
-        standardize_with=(theta, x), rngs=nnx.Rngs(0),
+        standardize_with=(theta, x), rngs=rngs,
     )  # fmt: skip
-    return flows.fit(flow, theta, context=x, key=jax.random.key(0))
+    options = {"context": x, "key": jax.random.key(0)}
+    if members == 1:
+        return flows.fit(make(nnx.Rngs(0)), theta, **options)
+    options |= {"num_members": members, "jitter": None, "max_epochs": MEMBER_EPOCHS}
+    return flows.fit_ensemble(make, theta, **options)
 
 
 def c2st(reference: np.ndarray, draws: np.ndarray) -> float:
@@ -76,13 +81,13 @@ def calibration(flow: flows.Flow, theta: np.ndarray, x: np.ndarray) -> list[floa
 
 
 def measure(
-    name: str, simulations: int, num_observations: int, num_draws: int, folder: str
+    name: str, simulations: int, members: int, num_observations: int, num_draws: int, folder: str
 ) -> dict[str, Any]:
     """One row of the results."""
     rng = np.random.default_rng(simulations)
     theta, x = TASKS[name].simulations(rng, simulations)
     start = time.process_time()  # of the one core: others may be using it
-    result = fitted(name, theta, x)
+    result = fitted(name, theta, x, members)
     seconds = time.process_time() - start
     file = np.load(f"{folder}/{name}.npz")
     accuracies = []
@@ -91,7 +96,7 @@ def measure(
         draws = posterior.sample(seed=jax.random.key(2 + i), sample_shape=(num_draws,))
         accuracies.append(c2st(file["reference"][i, :num_draws], np.asarray(draws)))
     return {
-        "task": name, "simulations": simulations, "seconds": seconds,
+        "task": name, "simulations": simulations, "members": members, "seconds": seconds,
         "epochs": len(result.history["validation"]), "stop": result.stop_reason,
         "validation": float(np.min(result.history["validation"])), "draws": num_draws,
         "c2st": accuracies, "mean": float(np.mean(accuracies)), "std": float(np.std(accuracies)),
@@ -101,11 +106,11 @@ def measure(
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The results in Markdown."""
-    head = ["task", "simulations", "C2ST", "NPE of sbibm", "observations, draws", "p", "seconds",
+    head = ["task", "simulations", "flows", "C2ST", "NPE of sbibm", "observations, draws", "p", "seconds",
             "epochs", "stop"]  # fmt: skip
     return tables.table(head, [
         [
-            row["task"], f"{row['simulations']:,}", f"{row['mean']:.3f} +- {row['std']:.3f}",
+            row["task"], f"{row['simulations']:,}", row["members"], f"{row['mean']:.3f} +- {row['std']:.3f}",
             dict(zip(SIMULATIONS, PUBLISHED[row["task"]], strict=True)).get(
                 row["simulations"], "-"
             ),
@@ -121,6 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--simulations", nargs="+", type=int, default=list(SIMULATIONS))
+    parser.add_argument("--members", type=int, default=1, help="flows of an ensemble")
     parser.add_argument("--observations", type=int, default=10)
     parser.add_argument("--draws", type=int, default=10_000)
     parser.add_argument("--data", default=sbi_tasks.FOLDER)
@@ -131,14 +137,17 @@ def main() -> None:
     if not options.show and not Path(options.data).exists():
         print(f"{options.data} is not there: nothing is measured")
         options.show = True
-    cells = [(name, number) for number in options.simulations for name in options.tasks]
+    cells = [
+        (name, number, options.members) for number in options.simulations for name in options.tasks
+    ]
     for cell in () if options.show else cells:
-        same = [row for row in rows if (row["task"], row["simulations"]) == cell]
+        same = [row for row in rows if (row["task"], row["simulations"], row["members"]) == cell]
         if same and not options.again:
             continue
         row = measure(*cell, options.observations, options.draws, options.data)
         rows = [row for row in rows if row not in same] + [row]
-        rows.sort(key=lambda row: (list(TASKS).index(row["task"]), row["simulations"]))
+        order = lambda row: (list(TASKS).index(row["task"]), row["simulations"], row["members"])
+        rows.sort(key=order)
         RESULT.write_text(json.dumps(about() | {"rows": rows}, indent=1) + "\n")
     print(table(rows))
 

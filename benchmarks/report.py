@@ -134,7 +134,8 @@ What was tried: [distillation.md](../benchmarks/distillation.md).
 `flows.nsf(autoregressive=True)`, one recipe for four tasks of sbibm (Lueckmann et al. 2021,
 arXiv:2101.04653). C2ST is the accuracy of sbibm's classifier in telling its draws from those of the
 reference posterior, mean and deviation over observations; 0.5 is perfect. Beside it the published
-NPE (with splines) of sbibm's own runs. p is the least of the p-values of ranks, over parameters;
+NPE (with splines) of sbibm's own runs. "flows" is 1, or the members of an ensemble
+(`--members 4`). p is the least of the p-values of ranks, over parameters;
 seconds are of one core.{on(amortised_result)}
 
 {amortised.table(amortised_result["rows"])}
