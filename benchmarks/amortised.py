@@ -106,11 +106,12 @@ def measure(
 
 def table(rows: list[dict[str, Any]]) -> str:
     """The results in Markdown."""
-    head = ["task", "simulations", "flows", "C2ST", "NPE of sbibm", "observations, draws", "p", "seconds",
-            "epochs", "stop"]  # fmt: skip
+    head = ["task", "simulations", "flows", "C2ST", "NPE of sbibm", "observations, draws", "p",
+            "seconds", "epochs", "stop"]  # fmt: skip
     return tables.table(head, [
         [
-            row["task"], f"{row['simulations']:,}", row["members"], f"{row['mean']:.3f} +- {row['std']:.3f}",
+            row["task"], f"{row['simulations']:,}", row["members"],
+            f"{row['mean']:.3f} +- {row['std']:.3f}",
             dict(zip(SIMULATIONS, PUBLISHED[row["task"]], strict=True)).get(
                 row["simulations"], "-"
             ),

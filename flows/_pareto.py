@@ -38,11 +38,13 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     elif not np.isfinite(tail).all() or len(np.unique(tail)) < 5:
         khat = np.inf
     else:
-        # psislw takes log-likelihoods, whose negatives are the log weights of leave-one-out.
+        # psislw takes log-likelihoods, whose negatives are the log weights of leave-one-out, and
+        # no weights of zero: below the tail it asks of weights only how many there are.
+        least = log_weights[log_weights > -np.inf].min()
         with np.errstate(divide="ignore", invalid="ignore"):  # weights of almost no spread
-            smooth, khat = array_stats.psislw(-log_weights)
+            smooth, khat = array_stats.psislw(-np.maximum(log_weights, least))
         if np.isfinite(smooth).all():
-            weights = np.exp(smooth)
+            weights = np.where(log_weights > -np.inf, np.exp(smooth), 0.0)
         else:  # they span more than a Pareto tail can be fitted to
             khat = np.inf
     return weights / weights.sum(), float(khat)

@@ -1,5 +1,6 @@
 """What a fitted posterior gives: expectations, draws of the target, chains; and how it starts."""
 
+import dataclasses
 import sys
 import warnings
 
@@ -11,6 +12,7 @@ import pytest
 from flax import nnx
 
 import flows
+from flows.variational import LostMode
 
 KEY = jax.random.key(0)
 NORMAL = flows.Flow(flows.StandardNormal(2), flows.bijectors.Reverse(2))
@@ -108,6 +110,15 @@ def test_chains_that_do_not_mix_say_so():
     chains = posterior_of(target).refine(seed=KEY)
     assert not chains.trustworthy
     assert "DO NOT TRUST" in str(chains)
+
+
+def test_chains_of_a_posterior_that_lost_a_mode_say_so(off_target):
+    found = off_target.refine(seed=KEY)
+    lost = dataclasses.replace(off_target.diagnostics, lost_modes=(LostMode(np.zeros(2), 0.5),))
+    chains = dataclasses.replace(off_target, diagnostics=lost).refine(seed=KEY)
+    assert "modes were lost before" not in str(found)
+    assert str(chains).endswith("modes were lost before")
+    assert not chains.trustworthy
 
 
 @pytest.mark.parametrize(

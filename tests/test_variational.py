@@ -17,7 +17,7 @@ from flows._pareto import pareto_smoothed
 from flows.training import on_device
 from flows.variational import laplace, modes
 from flows.variational.diagnostics import diagnose
-from flows.variational.laplace import laplace_fits, laplace_start
+from flows.variational.laplace import LaplaceFits, laplace_fits, laplace_start
 from flows.variational.objectives import reverse_kl
 from flows.variational.search import first_starts
 
@@ -290,6 +290,21 @@ def test_what_weights_vary_by_is_no_lost_mode():
             assert posterior.diagnostics.lost_modes == ()
 
 
+def test_a_neck_that_numbers_cannot_resolve_is_no_lost_mode():
+    """Eight parameters within 1e-7 of their mean, near 8, where float32 has steps of 1e-6."""
+    width, log_share, logpdf = 1e-7, -8.0, jax.scipy.stats.norm.logpdf
+
+    def target(u):
+        neck = logpdf(u[0], 8.0) + logpdf(u[1:], u[0], width).sum()
+        return jnp.logaddexp(logpdf(u).sum(), log_share + neck)
+
+    scale_tril = width * np.eye(9)
+    scale_tril[:, 0] = 1.0
+    fits = LaplaceFits(*(np.float32(a) for a in ([[8.0] * 9], [scale_tril], [log_share])))
+    q = flows.Flow(flows.StandardNormal(9), flows.bijectors.Reverse(9))
+    assert modes.lost_modes(q, target, fits, log_evidence=0.0, spread=0.0, key=KEY) == ()
+
+
 def test_no_modes_are_looked_for_beyond_a_support():
     flow = flows.real_nvp(2, num_layers=2, support=flows.supports.positive, rngs=nnx.Rngs(0))
     target = lambda theta: -0.5 * (theta**2).sum()
@@ -338,6 +353,14 @@ def test_weights_of_any_span_are_never_nan(width):
     assert weights.sum() == pytest.approx(1)
     assert khat > 0.7
     assert not diagnose(log_weights).trustworthy
+
+
+def test_weights_of_zero_do_not_decide_the_tail():
+    log_weights = np.random.default_rng(0).normal(size=5000)
+    weights, khat = pareto_smoothed(log_weights)
+    with_zero, khat_with_zero = pareto_smoothed(np.r_[log_weights, -np.inf])
+    assert khat_with_zero == pytest.approx(khat, abs=0.01)
+    np.testing.assert_allclose(with_zero, np.r_[weights, 0.0], atol=1e-6)
 
 
 def test_where_weights_are_noise_the_larger_bound_is_better():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -69,7 +70,21 @@ class Estimate:
     def __str__(self) -> str:
         if jnp.ndim(self.value):
             return f"{self.value} +- {self.standard_error}"
-        return f"{float(self.value):.4g} +- {float(self.standard_error):.2g}"
+        value, error = float(self.value), float(self.standard_error)
+        return f"{value:.{_digits(value, error)}g} +- {error:.2g}"
+
+
+def _digits(value: float, error: float) -> int:
+    """Significant digits of a value that is known to two digits of its error.
+
+    Examples:
+        >>> _digits(-112.85142, 0.0015), _digits(9.5532, 0.034), _digits(1e-9, 2e-7)
+        (7, 4, 1)
+    """
+    if not (0 < error < math.inf) or value == 0 or not math.isfinite(value):
+        return 4
+    places = math.floor(math.log10(abs(value))) - math.floor(math.log10(error))
+    return min(max(places + 2, 1), 9)
 
 
 @functools.partial(jax.jit, static_argnames="groups")

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from flows.distributions import Flow
+from flows.variational.modes import LostMode
 
 RHAT_LIMIT = 1.01  # Vehtari et al. 2021, arXiv:1903.08008
 
@@ -24,12 +25,15 @@ class Chains:
         rhat: Rank-normalised split R-hat of each coordinate [D] (Vehtari et al. 2021,
             arXiv:1903.08008): above 1.01 chains have not mixed.
         ess: Bulk effective sample size of each coordinate [D].
+        lost_modes: Modes that the approximation lacks. Chains begin where its draws are, and may
+            mix well there.
     """
 
     draws: Any
     acceptance: float
     rhat: np.ndarray
     ess: np.ndarray
+    lost_modes: tuple[LostMode, ...] = ()
 
     @classmethod
     def of(cls, draws: jax.Array, acceptance: jax.Array) -> "Chains":
@@ -49,9 +53,19 @@ class Chains:
         return jax.tree.leaves(self.draws)[0].shape[:2]
 
     @property
+    def reasons(self) -> list[str]:
+        """Why not to trust them; none where they can be trusted."""
+        mixed = (self.rhat <= RHAT_LIMIT).all() and (self.ess >= 100 * self.shape[0]).all()
+        reasons = {"not mixed": not mixed, "modes were lost before": bool(self.lost_modes)}
+        return [reason for reason, holds in reasons.items() if holds]
+
+    @property
     def trustworthy(self) -> bool:
-        """Whether R-hat is at most 1.01 and the ESS at least 100 a chain, in every coordinate."""
-        return bool((self.rhat <= RHAT_LIMIT).all() and (self.ess >= 100 * self.shape[0]).all())
+        """Whether they have mixed, over a posterior that had lost no mode.
+
+        They have if R-hat is at most 1.01 and the ESS at least 100 a chain, in every coordinate.
+        """
+        return not self.reasons
 
     def to_arviz(self) -> Any:
         """The draws as an `xarray.DataTree`, for ArviZ: `pip install "flows-jax[arviz]"`."""
@@ -60,13 +74,14 @@ class Chains:
         return to_inference_data(self.draws)
 
     def __str__(self) -> str:
+        said = f"DO NOT TRUST: {'; '.join(self.reasons)}" if self.reasons else "good"
         return "\n".join(
             [
                 f"draws       {self.shape[0]} chains of {self.shape[1]}",
                 f"acceptance  {self.acceptance:.2f}",
                 f"R-hat       {self.rhat.max():.3f}, of the worst coordinate",
                 f"ESS         {self.ess.min():.0f}, of the worst coordinate",
-                f"verdict     {'good' if self.trustworthy else 'DO NOT TRUST: not mixed'}",
+                f"verdict     {said}",
             ]
         )
 

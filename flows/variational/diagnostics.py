@@ -69,10 +69,9 @@ class Diagnostics:
     @property
     def reasons(self) -> list[str]:
         """Why not to trust q; none where it can be trusted."""
-        uneven = self.ess < EVEN_ESS * self.num_samples
         outside = self.num_outside / self.num_samples
         reasons = {
-            f"k-hat is not below {KHAT_LIMIT}": uneven and not self.khat < KHAT_LIMIT,
+            f"k-hat is not below {KHAT_LIMIT}": self._uneven and not self.khat < KHAT_LIMIT,
             "weights are not finite": self.num_nonfinite > 0,
             f"{outside:.1%} of the draws lie where the target has no mass": outside > 0,
             "the ELBO is not finite": not outside and not jnp.isfinite(self.elbo.value),
@@ -123,6 +122,11 @@ class Diagnostics:
         return (len(self.reasons), -self.ess) < (len(other.reasons), -other.ess)
 
     @property
+    def _uneven(self) -> bool:
+        """Whether k-hat counts."""
+        return self.ess < EVEN_ESS * self.num_samples
+
+    @property
     def _missing(self) -> float:
         """Share of the evidence that q's own draws miss, if it is more than chance and little."""
         if self.missed is None:
@@ -136,7 +140,7 @@ class Diagnostics:
                 f"ELBO          {self.elbo}",
                 f"log evidence  {self.log_evidence}",
                 f"ESS           {self.ess:.0f} of {self.num_samples}",
-                f"k-hat         {self.khat:.2f}",
+                f"k-hat         {self.khat:.2f}{'' if self._uneven else ' (weights are even)'}",
                 f"weights move  means by {self.mean_shift:.2f} sd, sds by {self.sd_shift:.0%}",
                 f"non-finite    {self.num_nonfinite}",
                 *self._about_modes(),
@@ -147,6 +151,8 @@ class Diagnostics:
     def _about_modes(self) -> list[str]:
         if self.lost_modes is None:
             return ["lost modes    not looked for"]
+        if not self.lost_modes:
+            return ["lost modes    none found"]
         named = [f"lost mode     {mode}" for mode in self.lost_modes[:NAMED]]
         more = len(self.lost_modes) - NAMED
         return named + [f"              and {more} more"] * (more > 0)

@@ -242,7 +242,11 @@ class Posterior(Outcome):
             both = method == "nuts+imh"
             moved = nuts(self.flow, log_density, start, chain_key, num_samples, num_warmup, both)
         chains = Chains.of(*moved)
-        return dataclasses.replace(chains, draws=self.target.constrain(chains.draws))
+        return dataclasses.replace(
+            chains,
+            draws=self.target.constrain(chains.draws),
+            lost_modes=self.diagnostics.lost_modes or (),
+        )
 
     def _weighted(self, key: jax.Array, num_samples: int) -> tuple[jax.Array, np.ndarray]:
         """Draws that reach beyond q [n, D], and smoothed weights [n], which add up to 1."""
