@@ -6,6 +6,7 @@ the build.
 
 import base64
 import hashlib
+import os
 import re
 import shutil
 import tempfile
@@ -22,6 +23,8 @@ WIDGET = "application/vnd.jupyter.widget-view+json"  # a bar of progress
 LONGEST_BLOCK_S = 300
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".cache" / "pages"
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))  # of all pages
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 CATALOGUE = ROOT / "examples" / "data" / "galaxy_pzflow.npz"  # lies beside each page that is run
 
 
