@@ -19,6 +19,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 COLOURS = re.compile(r"\x1b\[[\d;]*m")  # of a terminal
 SHARP = '%config InlineBackend.figure_format = "retina"'
+ARTIST = re.compile(r"<matplotlib|<Axes|Text\(")  # what calls that draw return
 WIDGET = "application/vnd.jupyter.widget-view+json"  # a bar of progress
 LONGEST_BLOCK_S = 300
 ROOT = Path(__file__).parents[2]
@@ -104,7 +105,7 @@ def markdown(book: nbformat.NotebookNode, stem: str) -> tuple[str, dict[str, byt
 
 def _text(output: nbformat.NotebookNode) -> str:
     data = output.get("data", {})
-    if WIDGET in data:
+    if WIDGET in data or ARTIST.search(data.get("text/plain", "")):
         return ""
     return output.get("text") or data.get("text/plain", "")
 
