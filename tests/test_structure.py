@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import flows
+
 ROOT = Path(__file__).parent.parent / "flows"
 
 # Each part and the parts it may import. Files with a leading underscore are open to all.
@@ -72,3 +74,7 @@ def test_importing_flows_loads_nothing_heavy_until_it_is_asked_for():
     ).stdout.split()
     heavy = {"matplotlib", "arviz_stats", "numpyro", "orbax", "pandas", "sklearn", "torch"}
     assert not heavy & set(loaded)
+
+
+def test_the_citation_is_of_this_version():
+    assert f"version: {flows.__version__}\n" in (ROOT.parent / "CITATION.cff").read_text()
