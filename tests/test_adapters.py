@@ -186,7 +186,9 @@ def test_flows_of_integers_and_angles_are_observed_but_not_latent():
 
     total, _ = log_density(model, (rows,), {}, {})
     assert float(total) == pytest.approx(float(counts.log_prob(rows).sum()), rel=1e-5)
-    with pytest.raises(ValueError, match="Site 'y' is FlowDistribution, and sum over it"):
+    with pytest.raises(
+        ValueError, match=r"Site 'y' is discrete \(FlowDistribution\) and not observed"
+    ):
         flows.targets.from_numpyro(model)
     angles = flows.ncsf(2, hidden_sizes=(8,), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="Site 'x' has support"):

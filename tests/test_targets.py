@@ -500,7 +500,10 @@ class Odd(dist.Normal):
 
 
 REFUSED = {
-    "discrete": (lambda: numpyro.sample("k", dist.Poisson(2.0)), "Site 'k' is Poisson"),
+    "discrete": (
+        lambda: numpyro.sample("k", dist.Poisson(2.0)),
+        "Site 'k' is discrete .Poisson. and",
+    ),
     "improper": (
         lambda: numpyro.sample("k", dist.ImproperUniform(dist.constraints.real, (), ())),
         "Site 'k' is ImproperUniform, and evidence needs a proper prior",

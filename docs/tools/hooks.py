@@ -20,6 +20,7 @@ BROUGHT_IN = {  # pages by the files that they are made of
     "CONTRIBUTING.md": "contributing.md",
     **{f"benchmarks/{path.name}": f"trials/{path.name}" for path in ROOT.glob("benchmarks/*.md")},
 }
+UNSEARCHED = "---\nsearch: {exclude: true}\n---\n"
 LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)([^)]*)\)")
 INLINE, DISPLAY = (
     re.compile(rf'<{tag} class="arithmatex">\\{opened}(.*?)\\{closed}</{tag}>', re.DOTALL)
@@ -35,7 +36,8 @@ def on_config(config):
 def on_files(files, config):
     """Runs the pages that have code, unless DOCS_RUN=0, and brings in files from elsewhere."""
     for source, page in BROUGHT_IN.items():
-        files.append(File.generated(config, page, content=(ROOT / source).read_text()))
+        text = UNSEARCHED + (ROOT / source).read_text()
+        files.append(File.generated(config, page, content=text))
     catalogue = notebooks.CATALOGUE
     files.append(File.generated(config, TUTORIALS + catalogue.name, content=catalogue.read_bytes()))
     pages = [file for file in files.documentation_pages() if "```python\n" in file.content_string]

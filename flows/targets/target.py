@@ -123,7 +123,10 @@ def as_target(target: Any, event_size: int | None) -> Target:
             f"flows.targets.from_tfp(joint, y=y), got {target!r}."
         )
     if event_size is None:
-        raise ValueError("event_size is needed: pass event_size=D, or a flow.")
+        raise ValueError(
+            "event_size is needed for a function of one point [D]: pass event_size=D, or a flow. "
+            "Models go in by flows.targets.from_numpyro, from_tfp or from_log_density."
+        )
     _checks.positive_int("event_size", event_size)
     return Target(
         _scalar("target", f"a point [{event_size}]", target, _point(event_size)), event_size

@@ -117,10 +117,14 @@ def _require_proper(site: dict[str, Any]) -> None:
             "data out, and put handlers.mask and handlers.scale around observed sites alone."
         )
     support = site["fn"].support
-    improper = isinstance(prior, ImproperUniform)
-    if improper or support.is_discrete:
-        wanted = "evidence needs a proper prior" if improper else "sum over it, as mixtures do"
-        raise ValueError(f"Site {name!r} is {type(prior).__name__}, and {wanted}.")
+    kind, improper = type(prior).__name__, isinstance(prior, ImproperUniform)
+    if improper:
+        raise ValueError(f"Site {name!r} is {kind}, and evidence needs a proper prior.")
+    if support.is_discrete:
+        raise ValueError(
+            f"Site {name!r} is discrete ({kind}) and not observed: pass its data or, if it is "
+            "latent, sum over it, as mixtures do."
+        )
     try:
         biject_to(support)
     except NotImplementedError as error:
