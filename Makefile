@@ -20,7 +20,7 @@ check: $(VENV)/.test $(VENV)/.check $(VENV)/.docs
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -p tests.conftest -n auto --dist worksteal --doctest-modules flows
-	DOCS_RUN=0 $(BIN)/mkdocs build --quiet
+	DOCS_RUN=0 $(BIN)/mkdocs build --quiet --site-dir .cache/site
 
 format: $(VENV)/.check
 	$(BIN)/ruff check --fix .
@@ -36,7 +36,7 @@ dist: $(VENV)/.dist
 	rm -rf dist
 	$(BIN)/python -m build --quiet
 	$(BIN)/twine check --strict dist/*
-	$(BIN)/python tests/wheel.py
+	$(BIN)/python tests/doors.py
 
 benchmarks: $(VENV)/.bench
 	$(BIN)/python benchmarks/import_time.py

@@ -3,6 +3,8 @@
 import numpy as np
 import scipy.special
 
+FALSE_ALARMS = 0.01  # of all tests of one report or figure together
+
 
 def p_value(levels: np.ndarray, number: float | None = None) -> float:
     """Kolmogorov-Smirnov test of uniform levels [n] (Stephens 1970, J. R. Stat. Soc. B 32).

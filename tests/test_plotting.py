@@ -198,6 +198,17 @@ def test_axes_that_are_given_are_drawn_on_and_left_open():
 # Notebooks
 
 
+@pytest.mark.parametrize(
+    ("backend", "open_after"), [("module://x.backend_inline", 0), ("qtagg", 1)]
+)
+def test_windows_stay_open_where_no_notebook_shows_figures(monkeypatch, backend, open_after):
+    figure = plotting.corner(X)
+    monkeypatch.setattr(plt, "get_backend", lambda: backend)
+    with pytest.raises(NotImplementedError):  # IPython shows it as it shows other figures
+        figure._ipython_display_()
+    assert len(plt.get_fignums()) == open_after
+
+
 @pytest.mark.slow
 def test_a_cell_shows_one_image(monkeypatch):
     monkeypatch.delenv("MPLBACKEND", raising=False)

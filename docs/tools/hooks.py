@@ -20,6 +20,7 @@ BROUGHT_IN = {  # pages by the files that they are made of
     "CONTRIBUTING.md": "contributing.md",
     **{f"benchmarks/{path.name}": f"trials/{path.name}" for path in ROOT.glob("benchmarks/*.md")},
 }
+MADE_OF = {page: source for source, page in BROUGHT_IN.items()}
 UNSEARCHED = "---\nsearch: {exclude: true}\n---\n"
 LINK = re.compile(r"\[([^\]]*)\]\((?!\w+:|#)([^)#\s]+)([^)]*)\)")
 INLINE, DISPLAY = (
@@ -63,9 +64,7 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     """Links between files become links between pages; what has no page stays as text."""
-    source = {page: file for file, page in BROUGHT_IN.items()}.get(
-        page.file.src_uri, f"docs/{page.file.src_uri}"
-    )
+    source = MADE_OF.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
     def relinked(match):
         text, target, anchor = match.groups()

@@ -8,7 +8,6 @@ import scipy.special
 
 from flows import _levels
 
-FALSE_ALARMS = 0.01  # of all checks together
 IN_A_BIN, MOST_BINS = 20, 20  # pairs that are expected, and bins of ranks
 CLEAR = 3.0  # standard errors, before a deviation is given a name
 SHOWN, NAMED = 10, 3  # parameters in the table, and in the verdict
@@ -87,7 +86,7 @@ class CalibrationReport:
     @property
     def least_p_value(self) -> float:
         """What a p-value must reach: 0.01 over the number of checks."""
-        return FALSE_ALARMS / (len(self.names) + 1 + (self.hpd_levels is not None))
+        return _levels.FALSE_ALARMS / (len(self.names) + 1 + (self.hpd_levels is not None))
 
     @property
     def band(self) -> float:

@@ -19,10 +19,12 @@ class OnceShown(Figure):
     """A figure that a notebook shows once, whether or not it ends a cell.
 
     A notebook shows what a cell returns, and then what pyplot holds: after the one not the other.
+    Windows of other backends stay open.
     """
 
     def _ipython_display_(self) -> None:
-        plt.close(self)
+        if "inline" in plt.get_backend():
+            plt.close(self)
         raise NotImplementedError  # shown as others are
 
 

@@ -14,7 +14,6 @@ from flows.plotting.points import names_for
 
 SHARED_DRAWS, OWN_DRAWS = 10_000, 200  # of a flow without context; at each context
 BLOCK = 10_000  # draws at once
-FALSE_ALARMS = 0.01  # of all tests together
 
 
 def coverage(
@@ -84,7 +83,10 @@ def coverage(
         levels = np.concatenate(list(_among_own(flow, x, context, key)))
     shown = panels(axes, grid(2, 2))
     p_values = np.array([_levels.p_value(column, number) for column in levels.T])
-    failed, band = p_values < FALSE_ALARMS / len(p_values), _levels.largest_gap(0.05, number)
+    failed, band = (
+        p_values < _levels.FALSE_ALARMS / len(p_values),
+        _levels.largest_gap(0.05, number),
+    )
     draw_gaps(shown[0], levels[:, :-1], names, failed[:-1], band)
     shown[0].set_xlabel("share of draws below (PIT)")
     shown[0].set_title("columns, among draws", fontsize=10)

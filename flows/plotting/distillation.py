@@ -26,6 +26,7 @@ def log_ratios(report: Any, *, axis: Axes | None = None) -> Axes:
 
     Raises:
         TypeError: It is no such report.
+        ValueError: None of its log ratios is finite.
     """
     require("report", report, "log_ratios", WANTED)
     axis = panel(axis)

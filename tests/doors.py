@@ -1,6 +1,6 @@
 """Installs the wheel of `dist/` in fresh environments, and runs the doors of README.md from it.
 
-    python tests/wheel.py
+    python tests/doors.py
 
 For each Python that the project supports and that is found; `make dist` calls it.
 """
@@ -18,9 +18,9 @@ EXTRAS = "numpyro"  # the doors have a numpyro model
 
 
 def doors() -> str:
-    """The Python blocks of README.md, and a check of where the library came from."""
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    return "\n".join([*blocks, "assert 'site-packages' in flows.__file__, flows.__file__"])
+    """The Python blocks of README.md, in order."""
+    text = (ROOT / "README.md").read_text()
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
 
 
 def runs(python: str) -> bool:
@@ -34,7 +34,7 @@ def check(python: str, wheel: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         own = Path(folder, "env", "bin", "python")
         script = Path(folder, "doors.py")
-        script.write_text(doors())
+        script.write_text(f"{doors()}\nassert 'site-packages' in flows.__file__, flows.__file__\n")
         pinned = ["-c", ROOT / "constraints.txt", f"{wheel}[{EXTRAS}]"]
         for command in (
             [python, "-m", "venv", own.parents[1]],
