@@ -88,7 +88,13 @@ def column(frame: Any, i: int) -> np.ndarray:
 
 
 def array(name: str, value: Any) -> np.ndarray:
-    """An array of what users give for one: arrays are left as they are, also on disk."""
+    """An array of what users give for one: arrays are left as they are, also on disk.
+
+    Raises:
+        TypeError: It is a function.
+    """
+    if callable(value):
+        raise TypeError(f"{name} must be an array, got the function {value!r}: call it.")
     return frame_values(name, value) if is_frame(value) else np.asarray(value)
 
 
@@ -187,8 +193,8 @@ def _require_table(name: str, array: np.ndarray, num_columns: int | None, intege
     if not (integers or jnp.issubdtype(array.dtype, jnp.floating)):
         raise TypeError(
             f"{name} must hold floating-point numbers, got dtype {array.dtype}. A density over "
-            "integers has no upper bound: convert with .astype(float), and add noise to counts "
-            "(`flows.fit` does, with dequantize=True)."
+            "integers has no upper bound. Counts need a flow with support=flows.supports.integers, "
+            "or .astype(float) and noise (`flows.fit` adds it, with dequantize=True)."
         )
     if array.ndim != 2:
         advice = f": for one column pass {name}[:, None]" if array.ndim == 1 else ""

@@ -64,6 +64,9 @@ def selected(value: Any, like: Any) -> Any:
     """
     wanted, treedef = tree_flatten_with_path(like)
     structure: Any = treedef
+    sequences = isinstance(like, list | tuple) and isinstance(value, list | tuple)
+    if sequences and len(value) != len(like):
+        raise ValueError(f"parameters must have {len(like)} parts, got {len(value)}.")
     try:
         return structure.unflatten([part_at(value, path) for path, _ in wanted])
     except (LookupError, AttributeError, TypeError):

@@ -149,3 +149,36 @@ def test_a_bijector_that_a_call_would_change_is_refused():
     flow = flows.Flow(flows.StandardNormal(3), Counting())
     with pytest.raises(TypeError, match="must not change the module"):
         flow.log_prob(X)
+
+
+@pytest.mark.parametrize(
+    ("log_det", "match"),
+    [
+        (lambda x: jnp.zeros(x.shape), r"log-determinants \(5,\), .* got \(5, 3\) and \(5, 3\)"),
+        (lambda x: jnp.zeros(1), r"Own must map \(5, 3\) to \(5, 3\) .* got \(5, 3\) and \(1,\)"),
+    ],
+)
+def test_log_determinants_of_another_shape_are_refused(log_det, match):
+    for call in ("forward", "inverse", "forward_and_log_det", "inverse_and_log_det"):
+        with pytest.raises(ValueError, match=match):
+            getattr(Own(log_det), call)(np.ones((5, 3), np.float32))
+
+
+def test_one_log_determinant_stands_for_all():
+    flow = flows.Flow(flows.StandardNormal(3), Own(lambda x: 2.0 + jnp.zeros(())))
+    log_prob = flow.log_prob(X)
+    np.testing.assert_allclose(log_prob, flows.StandardNormal(3).log_prob(X) + 2.0, rtol=1e-6)
+    assert Own(lambda x: jnp.zeros(())).forward_log_det_jacobian(X).shape == X.shape[:1]
+
+
+class Own(flows.bijectors.Bijector):
+    """The identity, with a log-determinant as a user might give it."""
+
+    def __init__(self, log_det):
+        super().__init__(3)
+        self.log_det = log_det
+
+    def _forward_and_log_det(self, x, context):
+        return x, self.log_det(x)
+
+    _inverse_and_log_det = _forward_and_log_det

@@ -207,6 +207,8 @@ WITH_NAN = np.where(np.arange(50)[:, None] >= 7, np.nan, X)
         ({"x": X[:, 0]}, ValueError, r"x must have shape \[rows, columns\]"),
         ({"x": X[:0]}, ValueError, "x is empty"),
         ({"x": X.astype(int)}, TypeError, "x must hold floating-point numbers, got dtype int64"),
+        ({"x": X.astype(int)}, TypeError, "Counts need a flow with support=flows.supports.integ"),
+        ({"x": lambda: X}, TypeError, "x must be an array, got the function .*: call it"),
         ({"x": [["a", "b"]]}, TypeError, "x must hold floating-point"),
         ({"context": X[:, :1]}, ValueError, "context was given, but this flow takes none"),
         ({"flow": CONDITIONAL}, ValueError, "context is missing"),

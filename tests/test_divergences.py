@@ -101,6 +101,10 @@ def test_errors():
     other = flows.maf(3, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match=r"event shape, got \(2,\) and \(3,\)"):
         kl(flow, other, key=jax.random.key(0))
+    with pytest.raises(TypeError, match=r"p must be a distribution .* got ndarray: draws are"):
+        kl(np.ones((9, 2)), flow, key=jax.random.key(0))
+    with pytest.raises(TypeError, match=r"q must be a distribution .* got ArrayImpl: draws are"):
+        kl(flow, jnp.ones((9, 2)), key=jax.random.key(0))
     same = flows.maf(2, rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="key is needed"):
         kl(flow, same)

@@ -228,6 +228,11 @@ def test_an_interrupted_member_has_no_share():
             "make_flow.* must be a flows.Flow",
         ),
         (
+            lambda: flows.fit_ensemble(member(0), np.zeros((30, 2)), **OPTIONS),
+            TypeError,
+            "make_flow must make a new flow for each member, .* got a Flow",
+        ),
+        (
             lambda: flows.fit(member(0), np.eye(2)[[0, 1] * 9], jitter=-1.0, **OPTIONS),
             ValueError,
             "jitter must be positive",

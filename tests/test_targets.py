@@ -172,6 +172,9 @@ def test_wrong_parameters_are_named(target, points):
         target.unconstrain(p | {"rank": jnp.zeros((4, 2))})
     with pytest.raises(ValueError, match=r"rank must have shape .* got \(3,\)"):
         target.unconstrain(p | {"rank": jnp.zeros(3)})
+    pair = targets.from_log_density(lambda p: -(p[0] ** 2) - p[1] ** 2, (0.0, 0.0))
+    with pytest.raises(ValueError, match="parameters must have 2 parts, got 3"):
+        pair.unconstrain((1.0, 2.0, 3.0))
 
 
 # One hierarchical model: positive scales, a simplex and a correlation matrix, written three times.

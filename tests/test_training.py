@@ -265,6 +265,26 @@ def test_what_was_learnt_before_the_first_epoch_ended_is_kept():
     assert np.abs(result.module.loc[...]).max() > 0
 
 
+def test_a_module_without_parameters_is_refused():
+    rest = {"key": KEY, "optimizer": optax.adam(0.1), "batch_size": 10, "num_steps": 3}
+    with pytest.raises(ValueError, match=r"Module has no nnx.Param: there is nothing to train"):
+        train(nnx.Module(), lambda module, batch, key: (batch**2).sum(-1), DATA, **rest)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ((0, 0.1), ValueError, "num_steps must be at least 1, got 0"),
+        ((1.5, 0.1), TypeError, "num_steps must be an int"),
+        ((10, -0.1), ValueError, r"learning_rate must be positive and finite, got -0\.1"),
+        ((10, "fast"), TypeError, "learning_rate must be a number, got 'fast'"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_refused(arguments, error, match):
+    with pytest.raises(error, match=match):
+        adam(*arguments)
+
+
 def test_more_rows_in_a_batch_than_there_are_is_refused():
     with pytest.raises(ValueError, match="batch_size is 96, more than the 95 rows"):
         run(DATA, batch_size=96)

@@ -123,13 +123,15 @@ class Bijector(Recorded, distrax.Bijector):
     def _compiled_forward(
         self, x: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        return self._forward_and_log_det(*self._check("x", x, context))
+        x, context = self._check("x", x, context)
+        return self._require_batch(x, *self._forward_and_log_det(x, context))
 
     @compiled
     def _compiled_inverse(
         self, y: jax.Array, context: jax.Array | None
     ) -> tuple[jax.Array, jax.Array]:
-        return self._inverse_and_log_det(*self._check("y", y, context))
+        y, context = self._check("y", y, context)
+        return self._require_batch(y, *self._inverse_and_log_det(y, context))
 
     def forward(self, x: jax.Array, context: jax.Array | None = None) -> jax.Array:
         """Computes y = f(x; context)."""
@@ -169,6 +171,18 @@ class Bijector(Recorded, distrax.Bijector):
             )
         batch = jnp.broadcast_shapes(x.shape[:-1], self.batch_shape, context.shape[:-1])
         return jnp.broadcast_to(x, (*batch, self.event_size)), context
+
+    def _require_batch(
+        self, given: jax.Array, out: jax.Array, log_det: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Raises unless what a subclass computed is one vector and one number for each given."""
+        batch = given.shape[:-1]
+        if out.shape != given.shape or log_det.shape not in ((), batch):
+            raise ValueError(
+                f"{self.name} must map {given.shape} to {given.shape} and log-determinants "
+                f"{batch}, summed over the event; got {out.shape} and {log_det.shape}."
+            )
+        return out, jnp.broadcast_to(log_det, batch)
 
 
 def require_bijector(name: str, value: object) -> None:

@@ -70,6 +70,11 @@ def fit_ensemble(
         >>> result.flow.num_members
         3
     """
+    if isinstance(make_flow, nnx.Module) or not callable(make_flow):
+        raise TypeError(
+            "make_flow must make a new flow for each member, such as lambda rngs: flows.maf(.., "
+            f"rngs=rngs); got a {type(make_flow).__name__}."
+        )
     if "validation" in options:
         raise TypeError("validation is no argument: each member has its own share of the rows.")
     if is_iterable_of_batches(x) or isinstance(x, np.memmap):

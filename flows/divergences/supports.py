@@ -38,7 +38,13 @@ def on_real_line(p: Any, q: Any) -> tuple[Any, Any]:
 
 
 def same_space(p: Any, q: Any) -> None:
-    """Raises if p and q are distributions over different things."""
+    """Raises unless p and q are distributions over the same things."""
+    for name, dist in (("p", p), ("q", q)):
+        if not (hasattr(dist, "event_shape") and hasattr(dist, "log_prob")):
+            raise TypeError(
+                f"{name} must be a distribution of flows, distrax or TFP, got "
+                f"{type(dist).__name__}: draws are compared by flows.divergences.samples."
+            )
     p_shape, q_shape = tuple(p.event_shape), tuple(q.event_shape)
     if p_shape != q_shape:
         raise ValueError(f"p and q must share an event shape, got {p_shape} and {q_shape}.")

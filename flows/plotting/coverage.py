@@ -83,10 +83,8 @@ def coverage(
         levels = np.concatenate(list(_among_own(flow, x, context, key)))
     shown = panels(axes, grid(2, 2))
     p_values = np.array([_levels.p_value(column, number) for column in levels.T])
-    failed, band = (
-        p_values < _levels.FALSE_ALARMS / len(p_values),
-        _levels.largest_gap(0.05, number),
-    )
+    failed = p_values < _levels.FALSE_ALARMS / len(p_values)
+    band = _levels.largest_gap(0.05, number)
     draw_gaps(shown[0], levels[:, :-1], names, failed[:-1], band)
     shown[0].set_xlabel("share of draws below (PIT)")
     shown[0].set_title("columns, among draws", fontsize=10)

@@ -1,11 +1,12 @@
 """The default optimizer: Adam with warm-up, cosine decay and clipping that adapts."""
 
-import numbers
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
+
+from flows import _checks
 
 WINDOW = 64  # gradient norms to take the median of
 CLIP, IGNORE = 5.0, 50.0  # multiples of the median: sharp densities have heavy-tailed gradients
@@ -86,7 +87,13 @@ def adam(num_steps: int, learning_rate: float) -> optax.GradientTransformation:
     Args:
         num_steps: Number of steps the schedule spans.
         learning_rate: Peak learning rate.
+
+    Raises:
+        TypeError: `num_steps` is no whole number.
+        ValueError: An argument is not positive.
     """
+    _checks.positive_int("num_steps", num_steps)
+    _checks.positive("learning_rate", learning_rate)
     return optax.chain(
         clip_by_running_median(),
         optax.scale_by_adam(),
@@ -112,7 +119,4 @@ def adam_unless_given(
             f"learning_rate is that of the default optimizer, got {learning_rate!r} and an "
             "optimizer: set the rate there."
         )
-    number = isinstance(learning_rate, numbers.Real | jax.Array)
-    if not number or not 0 < learning_rate < float("inf"):
-        raise ValueError(f"learning_rate must be positive and finite, got {learning_rate!r}.")
     return adam(num_steps, learning_rate)
