@@ -8,6 +8,7 @@ from flax import nnx
 from helpers import bound, perturbed
 
 import flows
+from flows._programs import quick_jit
 from flows.conditioners import compute_in
 
 KEY = jax.random.key(0)
@@ -182,3 +183,24 @@ class Own(flows.bijectors.Bijector):
         return x, self.log_det(x)
 
     _inverse_and_log_det = _forward_and_log_det
+
+
+def test_quick_programs_are_those_of_jax_wherever_they_are_called():
+    program = quick_jit(lambda x, n: n * jnp.sin(x), once=True, static_argnames="n")
+    calls = {
+        "outside": lambda: program(2.0, n=3),
+        "jit": lambda: jax.jit(lambda x: program(x, n=3))(2.0),
+        "a constant in jit": lambda: jax.jit(lambda x: program(2.0, n=3) + 0 * x)(1.0),
+        "vmap": lambda: jax.vmap(lambda x: program(x, n=3))(jnp.full(2, 2.0))[1],
+        "a constant in vmap": lambda: jax.vmap(lambda x: program(2.0, n=3) + 0 * x)(X[:2, 0])[1],
+        "scan": lambda: jax.lax.scan(lambda c, x: (c, program(x, n=3)), 0.0, jnp.full(2, 2.0))[1][
+            1
+        ],
+    }
+    for name, call in calls.items():
+        np.testing.assert_allclose(call(), 3 * np.sin(2.0), rtol=1e-6, err_msg=name)
+    slope = jax.grad(lambda x: program(x, n=3) + program(1.0, n=2))(2.0)
+    np.testing.assert_allclose(slope, 3 * np.cos(2.0), rtol=1e-6)
+    number = program.__wrapped__._cache_size()
+    assert float(program(1.0, n=3)) != float(program(2.0, n=3))
+    assert program.__wrapped__._cache_size() == number

@@ -12,6 +12,7 @@ import numpy as np
 from flax import nnx
 
 from flows import _checks
+from flows._programs import quick_jit
 from flows._recipes import Recorded
 from flows.conditioners.features import compressed
 
@@ -83,7 +84,7 @@ class Linear(nnx.Module):
         return product(x, self.kernel[...]) + self.offset()
 
 
-@functools.partial(jax.jit, static_argnames="shape")
+@quick_jit(once=True, static_argnames="shape")
 def _initial(key: jax.Array, stddev: float, shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
     """A kernel and a bias, by one program for all layers of a shape."""
     # Behind the barrier the numbers are rounded as anywhere: no factor is drawn into the normals.

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import optax
+from flax import nnx
 from jax.sharding import Mesh
 
 from flows import _checks
@@ -142,6 +143,8 @@ def fit(
             f"flow must have no batch shape, got {flow.batch_shape}: fit the conditional flow "
             "itself, before .condition(context), and pass context=..."
         )
+    if not jax.tree.leaves(nnx.state(flow, nnx.Param)):
+        raise ValueError("flow has no nnx.Param: there is nothing to train.")
     key = _checks.prng_key("key", key)
     split_key, train_key = jax.random.split(key)
     rows = prepare(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from flows._programs import quick_jit
 from flows.training.plateau import Plateau
 from flows.training.program import Program
 from flows.training.sharding import keep_parameters, split_batch
@@ -105,7 +106,7 @@ def _validation_is_due(state: State, task: Task) -> jax.Array:
     return ends & (state.validated < state.step)
 
 
-@functools.partial(jax.jit, static_argnames="mesh", donate_argnames="state")
+@quick_jit(static_argnames="mesh", donate_argnames="state")
 def run(
     state: State, until: jax.Array, task: Task, data: Any, update: Program, *, mesh: Mesh
 ) -> tuple[State, Log]:
@@ -168,7 +169,7 @@ def _step(
     return state, loss
 
 
-@functools.partial(jax.jit, static_argnames="mesh")
+@quick_jit(static_argnames="mesh")
 def validate(state: State, task: Task, *, mesh: Mesh) -> tuple[State, jax.Array]:
     """Validates as at the end of an epoch; returns the loss."""
     empty = jnp.full(1, jnp.nan)

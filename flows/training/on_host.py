@@ -96,8 +96,6 @@ def train(
     data_key, step_key = jax.random.split(key)
     batches = source(data, data_key, batch_size, num_steps, mesh)
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)  # type: ignore[misc]
-    if not jax.tree.leaves(params):
-        raise ValueError(f"{type(module).__name__} has no nnx.Param: there is nothing to train.")
     traced = functools.partial(_traced, graphdef, params, rest, step_key)
     measured = None
     if validation is not None:

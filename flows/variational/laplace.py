@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from flows._programs import quick_jit
 from flows.bijectors import TriangularAffine
 from flows.bijectors.linear import product
 
@@ -89,7 +90,7 @@ def laplace_start(
     return TriangularAffine(loc, scale_tril, trainable=False)
 
 
-@jax.jit
+@quick_jit(once=True)
 def laplace_fits(log_density: Callable[[jax.Array], jax.Array], starts: jax.Array) -> LaplaceFits:
     r"""Gaussians N(mode, (-Hessian)^-1) where L-BFGS ends, from several starts at once.
 
@@ -143,7 +144,7 @@ def _shrinkage(
     return factors[jnp.where(flat.any(axis=0), flat.argmax(axis=0), 0)].astype(mode.dtype)
 
 
-@jax.jit
+@quick_jit(once=True)
 def _best(
     log_density: Callable[[jax.Array], jax.Array], fits: LaplaceFits, draws: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:

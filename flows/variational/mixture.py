@@ -9,6 +9,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import gammaln, logsumexp
 
+from flows._programs import quick_jit
 from flows.bijectors.linear import product
 
 DF = 5.0  # tails heavier than most targets'
@@ -43,7 +44,7 @@ class Mixture(NamedTuple):
         return float(np.linalg.norm(np.linalg.solve(scale, step)))
 
 
-@jax.jit
+@quick_jit(once=True)
 def fitted(
     target: Callable[[jax.Array], jax.Array], mixture: Mixture, key: jax.Array
 ) -> tuple[Mixture, jax.Array]:

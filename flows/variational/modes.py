@@ -9,6 +9,7 @@ import numpy as np
 from jax.scipy.linalg import solve_triangular
 from jax.scipy.special import logsumexp
 
+from flows._programs import quick_jit
 from flows.bijectors.linear import product
 from flows.distributions import Flow
 from flows.variational.laplace import LaplaceFits, laplace_fits
@@ -94,7 +95,7 @@ def lost_modes(
     )
 
 
-@jax.jit
+@quick_jit(once=True)
 def _pool(
     flow: Flow, target: Callable[[jax.Array], jax.Array], key: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
@@ -108,7 +109,7 @@ def _pool(
     return draws[: NUM_STARTS // 2], unexplained(target, flow, points)
 
 
-@jax.jit
+@quick_jit(once=True)
 def _evidence_near(
     flow: Flow,
     target: Callable[[jax.Array], jax.Array],

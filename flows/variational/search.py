@@ -50,7 +50,6 @@ def stretched(steps: jax.Array, alone: jax.Array, key: jax.Array) -> jax.Array:
     return steps * jnp.where(theirs | ~alone[:, None], stretch, 1.0)
 
 
-@jax.jit
 def unexplained(
     target: Callable[[jax.Array], jax.Array], model: Any, points: jax.Array
 ) -> jax.Array:

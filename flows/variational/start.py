@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flows._programs import quick_jit
 from flows.bijectors import Bijector, Chain, Permutation, TriangularAffine
 from flows.distributions import Flow, MixtureOfNormals
 from flows.variational.laplace import (
@@ -146,7 +147,7 @@ def _starts_among(
     return np.concatenate([among, centre[-EACH:] + spread_out(steps[-EACH:]), chosen])
 
 
-@jax.jit
+@quick_jit(once=True)
 def _pool(
     target: Callable[[jax.Array], jax.Array],
     mixture: Mixture,

@@ -1,12 +1,12 @@
 """Importance weights of draws: what they are made of."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
+from flows._programs import quick_jit
 from flows.distributions import Flow
 from flows.variational.proposal import Overdispersed
 
@@ -31,7 +31,7 @@ class WeightedDraws(NamedTuple):
         return WeightedDraws(*(np.asarray(part, np.float64) for part in self))
 
 
-@functools.partial(jax.jit, static_argnames=("n", "batch_size"))
+@quick_jit(once=True, static_argnames=("n", "batch_size"))
 def weighted_draws(
     flow: Flow, target: Callable[[jax.Array], jax.Array], key: jax.Array, n: int, batch_size: int
 ) -> WeightedDraws:
