@@ -289,3 +289,11 @@ def test_bfloat16_products_are_coarse_and_inverses_are_not():
         np.testing.assert_array_equal(flow.log_prob(x), exact[0])
         gap = np.abs(flow.bijector.forward(x) - exact[1]).max()
     assert 1e-4 < gap < 0.1
+
+
+def test_a_result_prints_how_it_went():
+    result = flows.fit(CONDITIONAL, X, context=X[:, :1], max_epochs=2, key=KEY, progress=False)
+    train, validation = (result.history[name][-1] for name in ("train", "validation"))
+    end = f"at the end train {train:.5g}, validation {validation:.5g}"
+    assert str(result) == f"FitResult: 2 steps, finished; {end}"
+    assert repr(result) == "FitResult(stop_reason='finished', num_skipped=0)"

@@ -156,6 +156,7 @@ class CalibrationReport:
         if self.hpd_levels is None:
             rows.append(("HPD coverage", "not known of draws without a density"))
         rows += [
+            ("least p-value", f"{self.least_p_value:.2g}, of these {len(self.checks)} checks"),
             ("pairs", f"{self.num_pairs:,}, {self.num_draws:,} draws of each"),
             ("gaps by chance", f"up to {self.band:.3f}, in 95 % of reports"),
             ("non-finite", f"{self.num_non_finite}"),

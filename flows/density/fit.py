@@ -35,8 +35,10 @@ class FitResult(Outcome):
             None); None without validation.
     """
 
-    flow: Flow | Ensemble
-    held_out: tuple[jax.Array, jax.Array | None, jax.Array | None] | None
+    flow: Flow | Ensemble = dataclasses.field(repr=False)
+    held_out: tuple[jax.Array, jax.Array | None, jax.Array | None] | None = dataclasses.field(
+        repr=False
+    )
 
 
 def fit(

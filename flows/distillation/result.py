@@ -24,8 +24,11 @@ class DistillResult(Outcome):
             that of `flows.fit`, of a density alone that of `flows.fit_posterior`.
     """
 
-    student: Flow
+    student: Flow = dataclasses.field(repr=False)
     report: DistillReport | SampleReport | Diagnostics
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.report}"
 
     @classmethod
     def of(cls, run: Outcome, student: Flow, report: Any) -> "DistillResult":

@@ -24,10 +24,17 @@ class Outcome:
         num_skipped: Steps skipped because what they gave was not finite.
     """
 
-    losses: np.ndarray
-    history: dict[str, np.ndarray]
+    losses: np.ndarray = dataclasses.field(repr=False)
+    history: dict[str, np.ndarray] = dataclasses.field(repr=False)
     stop_reason: str
     num_skipped: int
+
+    def __str__(self) -> str:
+        skipped = f" ({self.num_skipped:,} skipped)" if self.num_skipped else ""
+        last = [f"{name} {curve[-1]:.5g}" for name, curve in self.history.items() if len(curve)]
+        ended = f"{len(self.losses):,} steps{skipped}, {self.stop_reason}"
+        at_the_end = f"; at the end {', '.join(last)}" if last else ""
+        return f"{type(self).__name__}: {ended}{at_the_end}"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +45,7 @@ class TrainingResult(Outcome):
         module: The trained module: the best on validation, or the last without validation.
     """
 
-    module: Any
+    module: Any = dataclasses.field(repr=False)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,9 +43,12 @@ class Posterior(Outcome):
             that q has lost.
     """
 
-    flow: Flow
-    target: Target
+    flow: Flow = dataclasses.field(repr=False)
+    target: Target = dataclasses.field(repr=False)
     diagnostics: Diagnostics
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}\n{self.diagnostics}"
 
     def sample(self, *, seed: jax.Array, sample_shape: int | tuple[int, ...] = ()) -> Any:
         """Draws parameters [*sample_shape, ..] of q."""
