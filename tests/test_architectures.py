@@ -32,10 +32,12 @@ def test_density_integrates_to_one(architecture):
     ("make", "end", "nodes"),
     [
         (flows.nsf, 18, 1000),
-        (functools.partial(flows.nsf, autoregressive=True), 18, 1000),
+        pytest.param(
+            functools.partial(flows.nsf, autoregressive=True), 18, 1000, marks=pytest.mark.slow
+        ),
         (gaussianization, 12, 500),
         (functools.partial(flows.maf, transformer=fb.Inverted(fb.MixtureOfLogistics(4))), 25, 300),
-        (flows.ncsf, np.pi, 300),
+        pytest.param(flows.ncsf, np.pi, 300, marks=pytest.mark.slow),
         (functools.partial(flows.ncsf, autoregressive=True), np.pi, 300),
     ],
 )

@@ -68,7 +68,13 @@ def test_inverse_and_gradients_are_those_of_the_naive_loop(options, inverse):
             np.testing.assert_allclose(ours / scale, naive / scale, rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("kind", ["D=2", "uneven", "residual", "context"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "uneven",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("D=2", "residual", "context")),
+    ],
+)
 @methods
 def test_second_derivatives_are_those_of_the_naive_loop(kind, inverse):
     with jax.enable_x64(True):
@@ -116,6 +122,7 @@ def peaked_flow(request):
     return result.flow, x[:500]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("float64", 1e-11)])
 def test_methods_agree_on_trained_sharply_peaked_flows(peaked_flow, dtype, tolerance, monkeypatch):
     flow, x = peaked_flow

@@ -11,6 +11,18 @@ from helpers import BIJECTORS, FLOWS, bound, jacobians, made, make, normals
 import flows
 from flows import supports
 
+# Flows made of layers and options that other flows have in other combinations.
+OF_KNOWN_PARTS = (
+    "iaf D=1 context",
+    "iaf D=2 residual",
+    "iaf bells",
+    "real_nvp D=1 context",
+    "real_nvp D=2 residual",
+    "nsf autoregressive context",
+    "gaussianization context",
+    "ncsf beside numbers",
+)
+
 
 # All tests of one bijector or flow follow one another, at points of the same shapes, so that what
 # was compiled for one serves the next.
@@ -24,7 +36,13 @@ def maker(name):
     return BIJECTORS[name]
 
 
-@pytest.fixture(scope="module", params=FLOWS.values(), ids=FLOWS.keys())
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(maker, id=name, marks=[pytest.mark.slow] * (name in OF_KNOWN_PARTS))
+        for name, maker in FLOWS.items()
+    ],
+)
 def flow_maker(request):
     return request.param
 

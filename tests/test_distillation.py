@@ -72,6 +72,7 @@ def test_all_four_modes_are_kept():
     assert result.report.held_out == "teacher draws"
 
 
+@pytest.mark.slow
 def test_conditional_distillation_in_raw_units():
     rng = np.random.default_rng(0)
     context = 50 + 7 * rng.normal(size=(3000, 1))

@@ -37,13 +37,16 @@ def test_the_start_finds_independent_sources():
     assert excess[6] < 0.5  # of a normal distribution 1.53
 
 
+@pytest.mark.slow
 @pytest.mark.runs_long
 @pytest.mark.parametrize(
     ("num_rows", "most"),
     [
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in [(4, 30), (12, 10), (1000, 0.2)]),
+        (4, 30),
+        (12, 10),
         (50, 0.6),
-        pytest.param(10_000, 0.1, marks=pytest.mark.slow),
+        (1000, 0.2),
+        (10_000, 0.1),
     ],
 )
 def test_the_start_learns_no_noise_by_heart(num_rows, most):

@@ -89,6 +89,7 @@ def unit():
     return flows.Flow(flows.StandardNormal(1), affine)
 
 
+@pytest.mark.slow
 def test_training_on_batches_reaches_the_posterior_of_all_rows():
     target, loc, sd, evidence = normal_mean(500)
     posterior = flows.fit_posterior(

@@ -151,7 +151,8 @@ def test_bad_input(off_target, call, match):
         call(off_target)
 
 
-@pytest.mark.parametrize("trained", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("trained", [False, True])
 def test_a_target_that_is_cut_is_fitted_inside(trained):
     """q learns the normal that was cut, and then to lie inside; its weights do the cutting."""
     with pytest.warns(UserWarning, match="draws lie where the target has no mass"):

@@ -87,6 +87,7 @@ def bent(x):
     return first + jax.scipy.stats.norm.logpdf(x[1], 1 - x[0] ** 2, 0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.runs_long
 def test_tails_that_the_first_stage_leaves_short_are_learnt():
     posterior = fitted(bent, event_size=2, num_steps=600)
@@ -218,6 +219,7 @@ def test_a_narrow_mode_is_found():
     assert abs(posterior.diagnostics.log_evidence.value) < 0.02
 
 
+@pytest.mark.slow
 def test_training_begins_again_with_the_modes_that_were_lost(monkeypatch):
     find, calls = starts._mixture_of_modes, []
 

@@ -65,6 +65,7 @@ def test_with_as_many_passes_as_coordinates_a_student_is_its_teacher_untrained(o
     assert np.abs(z - x).max() > 0.05  # one pass is not enough, so the test tells them apart
 
 
+@pytest.mark.slow
 def test_a_student_that_is_not_close_or_safe_gets_more_passes(monkeypatch):
     passes = lambda flow: flow.bijector.layers.bijectors[0].conditioner.num_passes
     run = lambda: flows.distill(maf(), key=KEY, num_steps=2, batch_size=32, progress=False)
@@ -119,6 +120,7 @@ def test_an_unrolled_layer_is_triangular_and_inverted_exactly(transformer):
         np.testing.assert_allclose(np.linalg.slogdet(jacobian)[1], log_det, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_a_smaller_flow_of_the_teachers_own_kind_learns_layer_by_layer():
     teacher = perturbed(flows.real_nvp(4, num_layers=4, hidden_sizes=(16,), rngs=nnx.Rngs(0)))
     # Layers are shuffled at random, by the key: a student has the orders of its teacher.
@@ -255,6 +257,7 @@ class Partial(distrax.Distribution):
         return NORMAL.log_prob(value - 5)
 
 
+@pytest.mark.slow
 def test_a_teacher_of_draws_alone():
     small = flows.real_nvp(2, num_layers=2, standardize_with=FIVES, rngs=nnx.Rngs(0))
     result = flows.distill(Partial("draws"), small, key=KEY, num_steps=300, progress=False)
@@ -325,8 +328,8 @@ def test_the_report_agrees_with_the_divergences(monkeypatch):
     monkeypatch.setattr(measures, "BATCHES", BATCHES)
     teacher = maf(2, num_layers=1)
     student = flows.iaf_like(teacher, num_passes=0, hidden_sizes=(2,), rngs=nnx.Rngs(1))
-    report = flows.distill(teacher, student, key=KEY, num_steps=2, progress=False).report
-    student = flows.distill(teacher, student, key=KEY, num_steps=2, progress=False).student
+    result = flows.distill(teacher, student, key=KEY, num_steps=2, progress=False)
+    report, student = result.report, result.student
     at = {"key": jax.random.key(9), "num_samples": 100_000}
     for ours, theirs in [
         (report.kl_student_teacher, flows.divergences.kl(student, teacher, **at)),
