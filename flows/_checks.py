@@ -275,6 +275,15 @@ def same_length(name: str, array: Any, x_name: str, x: Any) -> None:
         )
 
 
+def same_columns(name: str, frame: Any, x_name: str, x: Any) -> None:
+    """Raises if two frames differ in their columns, or the order of them."""
+    if is_frame(frame) and is_frame(x) and list(frame.columns) != list(x.columns):
+        raise ValueError(
+            f"{name} has the columns {list(frame.columns)} and {x_name} has {list(x.columns)}: "
+            "frames are read by position, so both must have the same, in the same order."
+        )
+
+
 def context_wanted(name: str, given: bool, context_size: int | None) -> None:
     """Raises if a context is missing where one is needed, or given where none is used."""
     if given and context_size is None:

@@ -31,6 +31,7 @@ def gap(levels: np.ndarray) -> tuple[float, float]:
 
     Examples:
         >>> import numpy as np
+        >>> from flows._levels import gap
         >>> gap(np.array([0.1, 0.2, 0.3, 0.4]))
         (0.6, 0.4)
     """
@@ -46,6 +47,7 @@ def share_below(levels: np.ndarray, at: np.ndarray) -> np.ndarray:
 
     Examples:
         >>> import numpy as np
+        >>> from flows._levels import share_below
         >>> share_below(np.array([0.1, 0.2, 0.3, 0.4]), np.array([0.2, 0.5])).tolist()
         [0.5, 1.0]
     """

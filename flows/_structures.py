@@ -14,6 +14,7 @@ def names_of(structure: Any) -> tuple[str, ...]:
 
     Examples:
         >>> import numpy as np
+        >>> from flows._structures import names_of
         >>> names_of({"mu": np.zeros(()), "w": np.zeros((1, 2))})
         ('mu', 'w[0, 0]', 'w[0, 1]')
     """

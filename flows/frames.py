@@ -26,9 +26,11 @@ def as_frame(draws: Any, like: Any) -> Any:
 
     Examples:
         >>> import flows, jax
-        >>> import pandas as pd  # doctest: +SKIP
-        >>> table = pd.DataFrame({"age": [31, 45, 27], "income": [2.1, 3.0, 1.7]})  # doctest: +SKIP
-        >>> as_frame(flow.sample(seed=key, sample_shape=10), like=table)  # doctest: +SKIP
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"age": [31.0, 45.0, 27.0], "income": [2.1, 3.0, 1.7]})
+        >>> draws = flows.StandardNormal(2).sample(seed=jax.random.key(0), sample_shape=10)
+        >>> flows.as_frame(draws, like=table).columns.tolist()
+        ['age', 'income']
     """
     if not _checks.is_frame(like):
         raise TypeError(f"like must be a pandas or polars frame, got {type(like).__name__}.")

@@ -18,6 +18,8 @@ COLUMNS = {
 }
 SUPPORT = [supports.positive, supports.integers(0), supports.categories(2)]
 
+A = RNG.normal(size=40)
+
 
 @pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
 def test_frames_go_in_and_come_out(library):
@@ -82,3 +84,15 @@ def test_what_is_no_frame_or_does_not_fit():
     twice = pd.DataFrame(np.zeros((2, 2)), columns=["a", "a"])
     with pytest.raises(ValueError, match="columns of different names"):
         flows.as_frame(np.zeros((2, 2)), like=twice)
+
+
+@pytest.mark.parametrize("library", [pd, pl], ids=["pandas", "polars"])
+def test_validation_of_other_columns_is_refused(library):
+    x, other = library.DataFrame({"a": A, "b": A + 9}), library.DataFrame({"b": A + 9, "a": A})
+    flow = flows.maf(2, num_layers=1, context_size=2, rngs=nnx.Rngs(0))
+    options = {"key": jax.random.key(0), "max_epochs": 1, "progress": False}
+    with pytest.raises(ValueError, match=r"validation x has the columns \['b', 'a'\] and x has"):
+        flows.fit(flow, x, context=x, validation=(other, x), **options)
+    with pytest.raises(ValueError, match=r"validation context has the columns \['b', 'a'\] and"):
+        flows.fit(flow, x, context=x, validation=(x, other), **options)
+    flows.fit(flow, x, context=x, validation=(x, other.to_numpy()), **options)  # says nothing

@@ -1,6 +1,8 @@
 """The map of the code: which part may import which, and what stays lazy."""
 
 import ast
+import builtins
+import doctest
 import subprocess
 import sys
 from pathlib import Path
@@ -78,3 +80,29 @@ def test_importing_flows_loads_nothing_heavy_until_it_is_asked_for():
 
 def test_the_citation_is_of_this_version():
     assert f"version: {flows.__version__}\n" in (ROOT.parent / "CITATION.cff").read_text()
+
+
+def unbound_names(code):
+    """The names that code uses, and does not make itself."""
+    bound, used = set(dir(builtins)), set()
+    for node in ast.walk(ast.parse(code)):
+        match node:
+            case ast.alias():
+                bound.add((node.asname or node.name).split(".")[0])
+            case ast.arg():
+                bound.add(node.arg)
+            case ast.FunctionDef():
+                bound.add(node.name)
+            case ast.Name(ctx=ast.Store()):
+                bound.add(node.id)
+            case ast.Name():
+                used.add(node.id)
+    return used - bound
+
+
+@pytest.mark.parametrize("file", ROOT.rglob("*.py"), ids=lambda file: str(file.relative_to(ROOT)))
+def test_examples_can_be_pasted(file):
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            examples = doctest.DocTestParser().get_examples(ast.get_docstring(node) or "")
+            assert not unbound_names("".join(example.source for example in examples)), node.name

@@ -31,6 +31,7 @@ def to_inference_data(
 
     Examples:
         >>> import jax.numpy as jnp
+        >>> from flows.adapters.arviz import to_inference_data
         >>> tree = to_inference_data({"mu": jnp.zeros((4, 10)), "w": jnp.ones((4, 10, 3))})
         >>> dict(tree["posterior"].sizes)
         {'chain': 4, 'draw': 10, 'w_dim_0': 3}

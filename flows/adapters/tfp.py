@@ -26,6 +26,7 @@ def as_distribution(flow: Flow) -> tfd.Distribution:
     Examples:
         >>> import flows, jax
         >>> from flax import nnx
+        >>> from flows.adapters.tfp import as_distribution
         >>> prior = as_distribution(flows.maf(2, rngs=nnx.Rngs(0)))
         >>> prior.sample(3, seed=jax.random.key(0)).shape
         (3, 2)

@@ -45,9 +45,9 @@ class MaskedAutoregressive(Bijector):
             such as `hidden_sizes`.
 
     Examples:
-        >>> import jax.numpy as jnp
+        >>> import flows, jax.numpy as jnp
         >>> from flax import nnx
-        >>> layer = MaskedAutoregressive(3, rngs=nnx.Rngs(0))
+        >>> layer = flows.bijectors.MaskedAutoregressive(3, rngs=nnx.Rngs(0))
         >>> y, log_det = layer.forward_and_log_det(jnp.ones((5, 3)))
         >>> y.shape, log_det.shape
         ((5, 3), (5,))

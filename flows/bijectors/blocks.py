@@ -66,12 +66,12 @@ class Blocks(Bijector):
     Cost: the sum of the two, in either direction.
 
     Examples:
-        >>> import jax.numpy as jnp
+        >>> import flows, jax.numpy as jnp
         >>> from flax import nnx
         >>> from flows import conditioners
         >>> from flows.bijectors import Coupling, Elementwise
         >>> second = Coupling(2, context_size=2, rngs=nnx.Rngs(0))
-        >>> blocks = Blocks([1], Elementwise(1), second, conditioners.circle)
+        >>> blocks = flows.bijectors.Blocks([1], Elementwise(1), second, conditioners.circle)
         >>> blocks.forward(jnp.ones((5, 3))).shape
         (5, 3)
     """

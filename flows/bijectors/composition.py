@@ -74,9 +74,10 @@ class Chain(Composite):
     `Stack` for equal layers.
 
     Examples:
-        >>> import jax.numpy as jnp
+        >>> import flows, jax.numpy as jnp
         >>> from flows.bijectors import Elementwise, Reverse
-        >>> Chain([Elementwise(2), Reverse(2)]).forward(jnp.array([1.0, 2.0])).tolist()
+        >>> chain = flows.bijectors.Chain([Elementwise(2), Reverse(2)])
+        >>> chain.forward(jnp.array([1.0, 2.0])).tolist()
         [2.0, 1.0]
     """
 
@@ -138,10 +139,10 @@ class Stack(Composite):
     Cost: `num_layers` times that of a layer, in either direction.
 
     Examples:
-        >>> import jax.numpy as jnp
+        >>> import flows, jax.numpy as jnp
         >>> from flax import nnx
         >>> from flows.bijectors import Coupling
-        >>> stack = Stack(lambda rngs: Coupling(2, rngs=rngs), 3, rngs=nnx.Rngs(0))
+        >>> stack = flows.bijectors.Stack(lambda rngs: Coupling(2, rngs=rngs), 3, rngs=nnx.Rngs(0))
         >>> stack.inverse(stack.forward(jnp.ones((5, 2)))).shape
         (5, 2)
     """

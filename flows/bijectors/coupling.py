@@ -32,9 +32,9 @@ class Coupling(Bijector):
             `hidden_sizes`.
 
     Examples:
-        >>> import jax.numpy as jnp
+        >>> import flows, jax.numpy as jnp
         >>> from flax import nnx
-        >>> layer = Coupling(4, rngs=nnx.Rngs(0))
+        >>> layer = flows.bijectors.Coupling(4, rngs=nnx.Rngs(0))
         >>> x = jnp.arange(4.0)
         >>> bool(jnp.all(layer.forward(x)[:2] == x[:2]))
         True

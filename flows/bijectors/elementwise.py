@@ -31,8 +31,8 @@ class Elementwise(Bijector):
     Cost: that of T in both directions, and of one network pass where there is a context.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> Elementwise(2).forward(jnp.array([1.0, 2.0])).tolist()
+        >>> import flows, jax.numpy as jnp
+        >>> flows.bijectors.Elementwise(2).forward(jnp.array([1.0, 2.0])).tolist()
         [1.0, 2.0]
     """
 

@@ -33,8 +33,9 @@ class TriangularAffine(Bijector):
     Cost: D^2 in both directions; the inverse is a triangular solve.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> TriangularAffine(jnp.array([1.0, 0.0]), 2 * jnp.eye(2)).forward(jnp.ones(2)).tolist()
+        >>> import flows, jax.numpy as jnp
+        >>> double = flows.bijectors.TriangularAffine(jnp.array([1.0, 0.0]), 2 * jnp.eye(2))
+        >>> double.forward(jnp.ones(2)).tolist()
         [3.0, 2.0]
     """
 
@@ -98,8 +99,8 @@ class LULinear(Bijector):
     Cost: 2 D^2 for each point in both directions; the inverse is two triangular solves.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> LULinear(2).forward(jnp.array([1.0, 2.0])).tolist()
+        >>> import flows, jax.numpy as jnp
+        >>> flows.bijectors.LULinear(2).forward(jnp.array([1.0, 2.0])).tolist()
         [1.0, 2.0]
     """
 
@@ -149,9 +150,10 @@ class Orthogonal(Bijector):
     Cost: num_reflections^2 D to make Q, and D^2 for each point, in both directions.
 
     Examples:
-        >>> import jax.numpy as jnp
+        >>> import flows, jax.numpy as jnp
         >>> from flax import nnx
-        >>> Orthogonal(2, rngs=nnx.Rngs(0)).forward(jnp.array([1.0, 2.0])).round(4).tolist()
+        >>> identity = flows.bijectors.Orthogonal(2, rngs=nnx.Rngs(0))
+        >>> identity.forward(jnp.array([1.0, 2.0])).round(4).tolist()
         [1.0, 2.0]
     """
 

@@ -17,8 +17,8 @@ class Reverse(Bijector):
         event_size: Size of the vectors.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> Reverse(3).forward(jnp.array([1.0, 2.0, 3.0])).tolist()
+        >>> import flows, jax.numpy as jnp
+        >>> flows.bijectors.Reverse(3).forward(jnp.array([1.0, 2.0, 3.0])).tolist()
         [3.0, 2.0, 1.0]
     """
 
@@ -48,8 +48,8 @@ class Permutation(Bijector):
         ValueError: `order` is no permutation.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> Permutation([2, 0, 1]).forward(jnp.array([1.0, 2.0, 3.0])).tolist()
+        >>> import flows, jax.numpy as jnp
+        >>> flows.bijectors.Permutation([2, 0, 1]).forward(jnp.array([1.0, 2.0, 3.0])).tolist()
         [3.0, 1.0, 2.0]
     """
 

@@ -72,7 +72,7 @@ def check_calibration(
         >>> from flax import nnx
         >>> theta, noise = jax.random.normal(jax.random.key(0), (2, 500, 2))
         >>> flow = flows.maf(2, context_size=2, num_layers=1, rngs=nnx.Rngs(0))  # N(0, 1)
-        >>> report = check_calibration(flow, theta, theta + noise, key=jax.random.key(1))
+        >>> report = flows.check_calibration(flow, theta, theta + noise, key=jax.random.key(1))
         >>> bool(report.p_values.min() > 0.01), bool(report.tarp_p_value < 1e-6), report.calibrated
         (True, True, False)
     """

@@ -70,7 +70,7 @@ def prepare(
     require_room(data[0], flow.support, noise)
     warn_of_bounds(data[0], flow.support, steps if noise is None else np.maximum(steps, noise))
     continuous = steps == 0 if noise is None else (steps == 0) & (np.asarray(noise) == 0)
-    given = _given_validation(flow, validation, noisy)
+    given = _given_validation(flow, validation, noisy, x, context)
     training, held_out = split(data, given, None if given else validation, key)
     if read is in_memory and held_out is not given and continuous.any():
         warn_of_copies(*data[:2])
@@ -83,12 +83,16 @@ def prepare(
     return Rows(training, held_out, noise, scale, batch_size, num_rows // batch_size)
 
 
-def _given_validation(flow: Flow, validation: Any, integers: bool) -> Any:
+def _given_validation(
+    flow: Flow, validation: Any, integers: bool, of_x: Any = None, of_context: Any = None
+) -> Any:
     """The held-out rows if `validation` is arrays; None if it is a fraction or None."""
     first = validation[0] if isinstance(validation, tuple) else validation
     if validation is None or not np.ndim(first):
         return None
     x, context = _checks.pair("validation", validation)
+    _checks.same_columns("validation x", x, "x", of_x)
+    _checks.same_columns("validation context", context, "context", of_context)
     rows = in_memory(flow, x, context, prefix="validation ", integers=integers)
     require_inside("validation x", _checks.array("validation x", x), flow.support)
     return rows

@@ -51,7 +51,7 @@ def iaf_like(
         >>> import flows
         >>> from flax import nnx
         >>> teacher = flows.maf(3, num_layers=2, rngs=nnx.Rngs(0))
-        >>> small = iaf_like(teacher, num_passes=0, hidden_sizes=(16,), rngs=nnx.Rngs(1))
+        >>> small = flows.iaf_like(teacher, num_passes=0, hidden_sizes=(16,), rngs=nnx.Rngs(1))
     """
     require_flow("teacher", teacher)
     if not has_maf_layers(teacher):

@@ -100,8 +100,8 @@ class StandardNormal(Distribution):
         event_size: Size of the vectors.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> round(float(StandardNormal(2).log_prob(jnp.zeros(2))), 4)
+        >>> import flows, jax.numpy as jnp
+        >>> round(float(flows.StandardNormal(2).log_prob(jnp.zeros(2))), 4)
         -1.8379
     """
 
@@ -206,8 +206,8 @@ class CircularUniform(Distribution):
         event_size: Number of angles.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> round(float(CircularUniform(1).log_prob(jnp.array([10.0]))), 4)
+        >>> import flows, jax.numpy as jnp
+        >>> round(float(flows.CircularUniform(1).log_prob(jnp.array([10.0]))), 4)
         -1.8379
     """
 

@@ -31,7 +31,7 @@ class Ensemble(Distribution):
         >>> import flows, jax
         >>> from flax import nnx
         >>> members = [flows.maf(2, num_layers=1, rngs=nnx.Rngs(seed)) for seed in range(3)]
-        >>> Ensemble(members).sample(seed=jax.random.key(0), sample_shape=(5,)).shape
+        >>> flows.Ensemble(members).sample(seed=jax.random.key(0), sample_shape=(5,)).shape
         (5, 2)
     """
 

@@ -42,7 +42,7 @@ class Flow(Distribution):
 
     Examples:
         >>> import flows, jax
-        >>> flow = Flow(flows.StandardNormal(2), flows.bijectors.Reverse(2))
+        >>> flow = flows.Flow(flows.StandardNormal(2), flows.bijectors.Reverse(2))
         >>> flow.sample(seed=jax.random.key(0), sample_shape=(3,)).shape
         (3, 2)
     """

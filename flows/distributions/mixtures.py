@@ -37,8 +37,8 @@ class MixtureOfNormals(Distribution):
     differentiated.
 
     Examples:
-        >>> import jax, jax.numpy as jnp
-        >>> base = MixtureOfNormals(2, num_components=3)
+        >>> import flows, jax, jax.numpy as jnp
+        >>> base = flows.MixtureOfNormals(2, num_components=3)
         >>> base.sample(seed=jax.random.key(0), sample_shape=(5,)).shape
         (5, 2)
     """

@@ -20,6 +20,7 @@ class Product(Distribution):
 
     Examples:
         >>> import flows, jax
+        >>> from flows.distributions import Product
         >>> product = Product([2], flows.CircularUniform(1), flows.StandardNormal(2))
         >>> product.sample(seed=jax.random.key(0)).shape
         (3,)

@@ -42,9 +42,10 @@ def mmd(
     Cost: (N + M)^2 kernel values, in memory, and as many operations a permutation.
 
     Examples:
-        >>> import jax
+        >>> import flows, jax
         >>> x, y = jax.random.normal(jax.random.key(0), (2, 500, 3))
-        >>> bool(mmd(x, y + 1, key=jax.random.key(1), num_permutations=99).p_value <= 0.05)
+        >>> apart = flows.divergences.mmd(x, y + 1, key=jax.random.key(1), num_permutations=99)
+        >>> bool(apart.p_value <= 0.05)
         True
     """
     x, y = _checks.two_tables(x, y)

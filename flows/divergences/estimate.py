@@ -78,6 +78,7 @@ def _digits(value: float, error: float) -> int:
     """Significant digits of a value that is known to two digits of its error.
 
     Examples:
+        >>> from flows.divergences.estimate import _digits
         >>> _digits(-112.85142, 0.0015), _digits(9.5532, 0.034), _digits(1e-9, 2e-7)
         (7, 4, 1)
     """

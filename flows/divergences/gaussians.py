@@ -205,8 +205,9 @@ def wasserstein2(p: Any, q: Any) -> Estimate:
     Cost: one singular value decomposition [D, D] a pair; D operations if both are diagonal.
 
     Examples:
-        >>> import distrax
-        >>> float(wasserstein2(distrax.Normal(0.0, 1.0), distrax.Normal(3.0, 5.0)).value)
+        >>> import distrax, flows
+        >>> p, q = distrax.Normal(0.0, 1.0), distrax.Normal(3.0, 5.0)
+        >>> float(flows.divergences.wasserstein2(p, q).value)
         5.0
     """
     same_space(p, q)

@@ -31,8 +31,9 @@ def histogram_kl(p: jax.Array, q: jax.Array) -> jax.Array:
             normalised.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> round(float(histogram_kl(jnp.array([1.0, 0.0]), jnp.array([0.5, 0.5]))), 4)
+        >>> import flows, jax.numpy as jnp
+        >>> p, q = jnp.array([1.0, 0.0]), jnp.array([0.5, 0.5])
+        >>> round(float(flows.divergences.histogram_kl(p, q)), 4)
         0.6931
     """
     p, q = _histograms("p", p), _histograms("q", q)
@@ -46,8 +47,9 @@ def histogram_js(p: jax.Array, q: jax.Array) -> jax.Array:
     Between 0 and log 2. Arguments, returns and errors are those of `histogram_kl`.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> round(float(histogram_js(jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0]))), 4)
+        >>> import flows, jax.numpy as jnp
+        >>> p, q = jnp.array([1.0, 0.0]), jnp.array([0.0, 1.0])
+        >>> round(float(flows.divergences.histogram_js(p, q)), 4)
         0.6931
     """
     p, q = _histograms("p", p), _histograms("q", q)
@@ -85,8 +87,8 @@ def pairwise_kl(p: jax.Array, q: jax.Array | None = None, *, block_size: int = 1
     Cost: 4 N M bins floating-point operations, half of them where q has no zeros.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> pairwise_kl(jnp.array([[0.5, 0.5], [1.0, 0.0]]))
+        >>> import flows, jax.numpy as jnp
+        >>> flows.divergences.pairwise_kl(jnp.array([[0.5, 0.5], [1.0, 0.0]]))
         array([[0.       ,       inf],
                [0.6931472, 0.       ]], dtype=float32)
     """

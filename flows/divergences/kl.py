@@ -79,8 +79,8 @@ def kl(
     gives no right derivative by draws.
 
     Examples:
-        >>> import distrax, jax
-        >>> kl(distrax.Normal(0.0, 1.0), distrax.Normal(1.0, 1.0)).method
+        >>> import distrax, flows, jax
+        >>> flows.divergences.kl(distrax.Normal(0.0, 1.0), distrax.Normal(1.0, 1.0)).method
         'closed_form'
     """
     p, q = on_real_line(p, q)
@@ -119,9 +119,9 @@ def cross_entropy(
     """-E_p[log q(x)] in nats; arguments, returns and errors are those of `kl`.
 
     Examples:
-        >>> import distrax
+        >>> import distrax, flows
         >>> half = distrax.Bernoulli(probs=0.5)
-        >>> round(float(cross_entropy(half, half).value), 4)
+        >>> round(float(flows.divergences.cross_entropy(half, half).value), 4)
         0.6931
     """
     same_space(p, q)
@@ -142,8 +142,8 @@ def entropy(
     """-E_p[log p(x)] in nats; arguments, returns and errors are those of `kl`.
 
     Examples:
-        >>> import distrax
-        >>> round(float(entropy(distrax.Normal(0.0, 1.0)).value), 4)
+        >>> import distrax, flows
+        >>> round(float(flows.divergences.entropy(distrax.Normal(0.0, 1.0)).value), 4)
         1.4189
     """
     own = _closed_entropy(p)

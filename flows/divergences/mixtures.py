@@ -65,12 +65,13 @@ def mixture_kl(
     Cost: K L D^3 for K and L components in D dimensions; the draws are not needed.
 
     Examples:
-        >>> import distrax, jax.numpy as jnp
+        >>> import distrax, flows, jax.numpy as jnp
         >>> def mixture(shift):
         ...     weights = distrax.Categorical(probs=jnp.array([0.3, 0.7]))
         ...     parts = distrax.Normal(jnp.array([-1.0, 1.0]) + shift, 0.5)
         ...     return distrax.MixtureSameFamily(weights, parts)
-        >>> bound = mixture_kl(mixture(0.0), mixture(0.1), "variational_upper_bound")
+        >>> p, q = mixture(0.0), mixture(0.1)
+        >>> bound = flows.divergences.mixture_kl(p, q, "variational_upper_bound")
         >>> round(float(bound.value), 3)
         0.02
     """

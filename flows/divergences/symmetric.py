@@ -68,8 +68,8 @@ def jensen_shannon(p: Any, q: Any, **kwargs: Any) -> Estimate:
     Cost: a draw and two log densities of each of p and q.
 
     Examples:
-        >>> import distrax, jax
-        >>> far = jensen_shannon(
+        >>> import distrax, flows, jax
+        >>> far = flows.divergences.jensen_shannon(
         ...     distrax.Normal(0.0, 1.0), distrax.Normal(100.0, 1.0), key=jax.random.key(0)
         ... )
         >>> round(float(far.value), 4)
@@ -105,9 +105,9 @@ def total_variation(p: Any, q: Any, **kwargs: Any) -> Estimate:
     Arguments, returns and errors are those of `jensen_shannon`.
 
     Examples:
-        >>> import distrax, jax
+        >>> import distrax, flows, jax
         >>> p = distrax.Normal(0.0, 1.0)
-        >>> float(total_variation(p, p, key=jax.random.key(0)).value)
+        >>> float(flows.divergences.total_variation(p, p, key=jax.random.key(0)).value)
         0.0
     """
     return _mean_over_both(p, q, total_variation_of, **kwargs)
@@ -133,8 +133,9 @@ def renyi(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
         ValueError: `order` is not positive, the event shapes differ, or `key` is missing.
 
     Examples:
-        >>> import distrax
-        >>> round(float(renyi(distrax.Normal(0.0, 1.0), distrax.Normal(2.0, 1.0), 0.5).value), 4)
+        >>> import distrax, flows
+        >>> p, q = distrax.Normal(0.0, 1.0), distrax.Normal(2.0, 1.0)
+        >>> round(float(flows.divergences.renyi(p, q, 0.5).value), 4)
         1.0
     """
     p, q = on_real_line(p, q)
@@ -166,9 +167,9 @@ def alpha(p: Any, q: Any, order: float, **kwargs: Any) -> Estimate:
     distance at 1/2. Arguments, returns and errors are those of `renyi`; without bias.
 
     Examples:
-        >>> import distrax
+        >>> import distrax, flows
         >>> p, q = distrax.Normal(0.0, 1.0), distrax.Normal(1.0, 1.0)
-        >>> round(float(alpha(p, q, 2.0).value), 4)  # (e - 1) / 2
+        >>> round(float(flows.divergences.alpha(p, q, 2.0).value), 4)  # (e - 1) / 2
         0.8591
     """
     p, q = on_real_line(p, q)
@@ -196,8 +197,8 @@ def hellinger(p: Any, q: Any, **kwargs: Any) -> Estimate:
     Arguments, returns and errors are those of `renyi`.
 
     Examples:
-        >>> import distrax
-        >>> far = hellinger(distrax.Normal(0.0, 1.0), distrax.Normal(100.0, 1.0))
+        >>> import distrax, flows
+        >>> far = flows.divergences.hellinger(distrax.Normal(0.0, 1.0), distrax.Normal(100.0, 1.0))
         >>> float(far.value)
         1.0
     """

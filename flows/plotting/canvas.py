@@ -73,6 +73,7 @@ def grid(number: int, most_columns: int) -> np.ndarray:
     """Places of so many panels, row by row.
 
     Examples:
+        >>> from flows.plotting.canvas import grid
         >>> grid(5, 3).tolist()
         [[0, 1, 2], [3, 4, -1]]
     """
@@ -93,6 +94,7 @@ def wrapped(name: Any) -> str:
     """A name in lines that fit a panel; one with formulas is left as it is.
 
     Examples:
+        >>> from flows.plotting.canvas import wrapped
         >>> print(wrapped("photometric redshift"))
         photometric
         redshift

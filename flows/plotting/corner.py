@@ -40,8 +40,9 @@ def corner(
             a set without finite rows; the error names it.
 
     Examples:
-        >>> import numpy as np
-        >>> figure = corner({"a": np.eye(3), "b": np.ones((5, 3))}, ["x", "y", "z"])
+        >>> import flows, numpy as np
+        >>> draws = {"a": np.eye(3), "b": np.ones((5, 3))}
+        >>> figure = flows.plotting.corner(draws, ["x", "y", "z"])
         >>> [axis.get_xlabel() for axis in figure.axes[-3:]]
         ['x', 'y', 'z']
     """

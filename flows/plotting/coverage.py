@@ -63,7 +63,7 @@ def coverage(
     Examples:
         >>> import flows, jax
         >>> x = jax.random.normal(jax.random.key(0), (500, 2))
-        >>> figure = coverage(flows.StandardNormal(2), x, key=jax.random.key(1))
+        >>> figure = flows.plotting.coverage(flows.StandardNormal(2), x, key=jax.random.key(1))
         >>> figure.axes[1].get_ylabel()
         'coverage'
     """

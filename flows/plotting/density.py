@@ -50,7 +50,7 @@ def density(
 
     Examples:
         >>> import flows
-        >>> axis = density(flows.StandardNormal(2), bounds=((-2, 2), (-3, 3)))
+        >>> axis = flows.plotting.density(flows.StandardNormal(2), bounds=((-2, 2), (-3, 3)))
         >>> axis.get_xlabel(), axis.get_ylabel()
         ('x0', 'x1')
     """

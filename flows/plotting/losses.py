@@ -47,7 +47,9 @@ def losses(results: Any, *, axes: Any = None) -> Figure:
         ValueError: There is nothing to show, or the axes are too few or many.
 
     Examples:
-        >>> figure = losses({"MAF": {"train": [3.0, 2.0, 1.0], "validation": [3.0, 1.5, 2.0]}})
+        >>> import flows
+        >>> maf = {"train": [3.0, 2.0, 1.0], "validation": [3.0, 1.5, 2.0]}
+        >>> figure = flows.plotting.losses({"MAF": maf})
         >>> figure.axes[0].get_xlabel(), figure.axes[0].get_legend().texts[-1].get_text()
         ('epoch', 'lowest: epoch 2')
     """

@@ -32,8 +32,9 @@ def marginals(
         ValueError: As of `corner`, with 100 columns at most.
 
     Examples:
-        >>> import numpy as np
-        >>> figure = marginals({"a": np.eye(3), "b": np.ones((5, 3))}, ["x", "y", "z"])
+        >>> import flows, numpy as np
+        >>> draws = {"a": np.eye(3), "b": np.ones((5, 3))}
+        >>> figure = flows.plotting.marginals(draws, ["x", "y", "z"])
         >>> [axis.get_xlabel() for axis in figure.axes]
         ['x', 'y', 'z']
     """

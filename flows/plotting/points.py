@@ -115,6 +115,7 @@ def edges(values: np.ndarray, num_bins: int, cut: float = CUT) -> np.ndarray:
 
     Examples:
         >>> import numpy as np
+        >>> from flows.plotting.points import edges
         >>> edges(np.array([0.0, 0.5, 1.0]), 2, cut=0.0).tolist()
         [0.0, 0.5, 1.0]
         >>> edges(np.array([1, 3, 2]), 40).tolist()
@@ -141,6 +142,7 @@ def level_holding(share: float, heights: np.ndarray) -> float:
 
     Examples:
         >>> import numpy as np
+        >>> from flows.plotting.points import level_holding
         >>> level_holding(0.7, np.array([1.0, 6.0, 3.0]))
         3.0
     """

@@ -34,8 +34,8 @@ def weights(log_weights: Any, *, axis: Axes | None = None) -> Axes:
         ValueError: They are not [n], or none is finite.
 
     Examples:
-        >>> import numpy as np
-        >>> weights(np.zeros(1000)).get_title()
+        >>> import flows, numpy as np
+        >>> flows.plotting.weights(np.zeros(1000)).get_title()
         'ESS 1,000 of 1,000, k-hat -inf'
     """
     values = np.asarray(log_weights)

@@ -130,8 +130,8 @@ def trace(function: Callable, *args: Any) -> Program:
     """Traces a function for arguments of these shapes; nothing is computed.
 
     Examples:
-        >>> import jax
-        >>> make = lambda rate: trace(lambda x: rate * x, 1.0)
+        >>> import flows, jax
+        >>> make = lambda rate: flows.training.trace(lambda x: rate * x, 1.0)
         >>> jax.tree.structure(make(0.1)) == jax.tree.structure(make(0.1))
         True
         >>> jax.tree.structure(make(0.1)) == jax.tree.structure(make(0.2))

@@ -34,8 +34,8 @@ def shuffled(key: jax.Array, n: int, positions: jax.Array) -> jax.Array:
     Cost: about 60 integer operations an entry, parallel.
 
     Examples:
-        >>> import jax, jax.numpy as jnp
-        >>> rows = shuffled(jax.random.key(0), 5, jnp.arange(5))
+        >>> import flows, jax, jax.numpy as jnp
+        >>> rows = flows.training.shuffled(jax.random.key(0), 5, jnp.arange(5))
         >>> sorted(rows.tolist())
         [0, 1, 2, 3, 4]
     """

@@ -190,6 +190,7 @@ def diagnose(log_weights: np.ndarray) -> Diagnostics:
 
     Examples:
         >>> import numpy as np
+        >>> from flows.variational.diagnostics import diagnose
         >>> exact = diagnose(np.full(1000, 2.0))
         >>> float(exact.log_evidence.value), exact.ess
         (2.0, 1000.0)

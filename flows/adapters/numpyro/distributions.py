@@ -36,7 +36,7 @@ class FlowDistribution(dist.Distribution):
     Examples:
         >>> import flows, jax
         >>> from flax import nnx
-        >>> prior = FlowDistribution(flows.maf(2, rngs=nnx.Rngs(0)))
+        >>> prior = flows.adapters.numpyro.FlowDistribution(flows.maf(2, rngs=nnx.Rngs(0)))
         >>> prior.sample(jax.random.key(0), (3,)).shape, prior.event_shape
         ((3, 2), (2,))
     """

@@ -43,10 +43,10 @@ class AutoFlow(AutoContinuous):
         ValueError: It has another event size, a support, a context, or a base with parameters.
 
     Examples:
-        >>> import jax, numpyro, numpyro.distributions as dist, optax
+        >>> import flows, jax, numpyro, numpyro.distributions as dist, optax
         >>> from numpyro.infer import SVI, Trace_ELBO
         >>> model = lambda: numpyro.sample("x", dist.Normal(0, 1).expand([2]).to_event(1))
-        >>> guide = AutoFlow(model)
+        >>> guide = flows.adapters.numpyro.AutoFlow(model)
         >>> svi = SVI(model, guide, optax.adam(1e-3), Trace_ELBO())
         >>> params = svi.run(jax.random.key(0), 10, progress_bar=False).params
         >>> guide.sample_posterior(jax.random.key(1), params, sample_shape=(5,))["x"].shape

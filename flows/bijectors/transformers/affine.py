@@ -17,8 +17,9 @@ class Affine(Transformer):
         max_log_scale: Bound on the absolute log scale of one layer.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> y, log_det = Affine().forward_and_log_det(jnp.array(1.0), jnp.array([0.5, 0.0]))
+        >>> import flows, jax.numpy as jnp
+        >>> T = flows.bijectors.Affine()
+        >>> y, log_det = T.forward_and_log_det(jnp.array(1.0), jnp.array([0.5, 0.0]))
         >>> float(y), float(log_det)
         (1.5, 0.0)
     """

@@ -21,9 +21,9 @@ class Composed(Transformer):
     Cost: the sum of its parts'.
 
     Examples:
-        >>> import jax.numpy as jnp
+        >>> import flows, jax.numpy as jnp
         >>> from flows.bijectors import Affine
-        >>> T = Composed([Affine(), Affine()])
+        >>> T = flows.bijectors.Composed([Affine(), Affine()])
         >>> y, log_det = T.forward_and_log_det(jnp.array(1.0), jnp.array([0.5, 0.0, 0.25, 0.0]))
         >>> float(y), float(log_det)
         (1.75, 0.0)

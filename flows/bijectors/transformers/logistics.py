@@ -32,8 +32,8 @@ class MixtureOfLogistics(NumericInverse):
     for a point and 45 times for a batch in float32 (see `NumericInverse`).
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> T = MixtureOfLogistics(num_components=3)
+        >>> import flows, jax.numpy as jnp
+        >>> T = flows.bijectors.MixtureOfLogistics(num_components=3)
         >>> y, _ = T.forward_and_log_det(jnp.array(2.0), jnp.zeros(T.num_params))
         >>> round(float(y), 4)
         2.0

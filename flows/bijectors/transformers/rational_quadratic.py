@@ -37,8 +37,8 @@ class RationalQuadraticSpline(Transformer):
     Cost: a few operations for each piece, in both directions.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> spline = RationalQuadraticSpline(num_bins=4)
+        >>> import flows, jax.numpy as jnp
+        >>> spline = flows.bijectors.RationalQuadraticSpline(num_bins=4)
         >>> y, log_det = spline.forward_and_log_det(jnp.array(2.5), jnp.zeros(spline.num_params))
         >>> float(y), float(log_det)
         (2.5, 0.0)
@@ -84,8 +84,8 @@ class CircularSpline(Transformer):
     Cost: as `RationalQuadraticSpline`.
 
     Examples:
-        >>> import jax.numpy as jnp
-        >>> spline = CircularSpline(num_bins=4)
+        >>> import flows, jax.numpy as jnp
+        >>> spline = flows.bijectors.CircularSpline(num_bins=4)
         >>> y, _ = spline.forward_and_log_det(jnp.array([0.5, 7.0]), 0.3 * jnp.ones(13))
         >>> once_more, _ = spline.forward_and_log_det(
         ...     jnp.array([0.5, 7.0]) + 2 * jnp.pi, 0.3 * jnp.ones(13))
