@@ -12,13 +12,14 @@ from flows import _checks
 QUICK = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
 ONCE = {"xla_cpu_use_fusion_emitters": False}  # loops a fifth slower, and known before this jax:
 WITHOUT_ONCE = (0, 11)
+DISABLED = "jax_disable_most_optimizations"  # even less is wanted
 
 
 def quick_jit(function: Callable | None = None, *, once: bool = False, **options: Any) -> Any:
     """As `jax.jit`, but that LLVM leaves out what training and searches do not run faster for.
 
-    The figures are in `benchmarks/compilation.md`. On other devices, and inside a caller's own
-    `jit` or `grad`, it is `jax.jit`.
+    The figures are in `benchmarks/compilation.md`. On other devices, inside a caller's own `jit` or
+    `grad`, and with JAX_DISABLE_MOST_OPTIMIZATIONS, it is `jax.jit`.
 
     Args:
         function: What to compile.
@@ -27,15 +28,21 @@ def quick_jit(function: Callable | None = None, *, once: bool = False, **options
     """
     if function is None:
         return functools.partial(quick_jit, once=once, **options)
-    plain = jax.jit(function, **options)
+    plain: Any = jax.jit(function, **options)
     known = once and jax.__version_info__[:2] < WITHOUT_ONCE
-    quick = jax.jit(function, compiler_options=QUICK | (ONCE if known else {}), **options)
+    quick: Any = jax.jit(function, compiler_options=QUICK | (ONCE if known else {}), **options)
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        on_cpu = jax.default_backend() == "cpu"  # asked here: an import starts no backend
-        return (quick if on_cpu and not _tracing(args, kwargs) else plain)(*args, **kwargs)
+        return (quick if _wanted() and not _tracing(args, kwargs) else plain)(*args, **kwargs)
 
-    return functools.update_wrapper(call, quick)
+    program: Any = functools.update_wrapper(call, function)
+    program._cache_size = lambda: plain._cache_size() + quick._cache_size()  # as `jax.jit` has it
+    return program
+
+
+def _wanted() -> bool:
+    """Asked at each call: an import starts no backend."""
+    return jax.default_backend() == "cpu" and not jax.config.read(DISABLED)
 
 
 def _tracing(*args: Any) -> bool:

@@ -104,15 +104,15 @@ def test_programs_compare_by_what_they_compute():
 
 def test_what_is_equal_does_not_compile_again():
     run(DATA, optimizer=optax.adam(0.1))
-    before = on_device.run.__wrapped__._cache_size()
+    before = on_device.run._cache_size()
     run(DATA + 1, optimizer=optax.adam(0.1), key=jax.random.key(1))
     run(DATA, optimizer=optax.adam(0.1), num_steps=70, stop_at_plateau=True)
-    assert on_device.run.__wrapped__._cache_size() == before
+    assert on_device.run._cache_size() == before
     run(DATA, optimizer=optax.adam(0.2))
-    assert on_device.run.__wrapped__._cache_size() == before + 1
+    assert on_device.run._cache_size() == before + 1
     run(DATA, optimizer=adam(50, 0.1))
     run(DATA, optimizer=adam(60, 0.2), num_steps=60)
-    assert on_device.run.__wrapped__._cache_size() == before + 2
+    assert on_device.run._cache_size() == before + 2
 
 
 def test_the_default_schedule_is_a_warm_up_and_a_cosine():
@@ -422,7 +422,7 @@ def test_a_derivative_of_ones_own_is_part_of_an_objective(kind):
         objective = with_a_rule(kind, jnp.full(2, centre))
         found = run(DATA, objective=objective, num_steps=100).module.loc[...]
         np.testing.assert_allclose(found, centre, rtol=1e-3)
-        sizes.append(on_device.run.__wrapped__._cache_size())
+        sizes.append(on_device.run._cache_size())
     assert sizes[0] < sizes[1] == sizes[2]  # and equal ones do not compile again
 
 
