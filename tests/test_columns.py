@@ -50,7 +50,7 @@ WIDE = 10**4 * np.arange(2000) + 1  # rounded too, but none is lost
 
 
 @pytest.mark.parametrize("place", ["x", "context", "validation", "standardize_with", "batches"])
-@pytest.mark.parametrize("on_map", [False, True])
+@pytest.mark.parametrize("on_map", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_integers_that_lose_digits_are_warned_about(place, on_map, tmp_path):
     def call(column):
         column = column[:, None]

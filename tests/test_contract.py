@@ -13,6 +13,7 @@ from flows import supports
 
 # Flows made of layers and options that other flows have in other combinations.
 OF_KNOWN_PARTS = (
+    "iaf context",
     "iaf D=1 context",
     "iaf D=2 residual",
     "iaf bells",

@@ -262,7 +262,13 @@ def test_bad_input(arguments, error, match):
         flows.fit(**arguments)
 
 
-@pytest.mark.parametrize("architecture", [flows.maf, flows.iaf, flows.real_nvp])
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        flows.maf,
+        *(pytest.param(make, marks=pytest.mark.slow) for make in (flows.iaf, flows.real_nvp)),
+    ],
+)
 def test_bfloat16_is_for_training_only(architecture):
     x = skewed_data(2000)
     start = architecture(2, num_layers=2, hidden_sizes=(32,), rngs=nnx.Rngs(0))

@@ -88,6 +88,7 @@ def test_conditional_distillation_in_raw_units():
     assert np.median(result.history["warm_start"][-50:]) < 0.05  # the layers were matched
 
 
+@pytest.mark.slow
 def test_a_bound_teacher_gets_an_iaf_like_it():
     bound = teacher(context_size=1).condition(jnp.ones(1))
     result = flows.distill(bound, key=KEY, num_steps=400, batch_size=64, progress=False)
@@ -96,6 +97,7 @@ def test_a_bound_teacher_gets_an_iaf_like_it():
     assert result.report.kl_teacher_student.value < 0.01
 
 
+@pytest.mark.slow
 def test_layers_that_are_no_maf_are_copied():
     coupling = perturbed(COUPLING)
     mixed = flows.Flow(

@@ -279,6 +279,7 @@ def test_modes_that_a_flow_of_ones_own_covers_are_not_lost(kept, share):
     assert posterior.diagnostics.trustworthy == (not lost)
 
 
+@pytest.mark.slow
 def test_what_weights_vary_by_is_no_lost_mode():
     """Skewed in 30 directions, with a normal as q: a few draws near the mode carry the weight."""
     target = lambda theta: (1.5 * theta - jnp.exp(1.5 * theta)).sum() / 2.25
