@@ -43,7 +43,7 @@ def pareto_smoothed(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
         least = log_weights[log_weights > -np.inf].min()
         with np.errstate(divide="ignore", invalid="ignore"):  # weights of almost no spread
             smooth, khat = array_stats.psislw(-np.maximum(log_weights, least))
-        if np.isfinite(smooth).all() and np.isfinite(khat):
+        if np.isfinite(smooth).all() and not np.isnan(khat):
             weights = np.where(log_weights > -np.inf, np.exp(smooth), 0.0)
         else:  # they span more than a Pareto tail can be fitted to
             khat = np.inf

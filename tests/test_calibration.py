@@ -71,6 +71,7 @@ def test_the_exact_posterior_is_calibrated():
     result = checked(gaussian(), theta, x)
     assert result.calibrated, str(result)
     assert result.verdict.startswith("calibrated, as far as 1,000 pairs tell")
+    assert "least p-value      0.0025, of these 4 checks" in str(result)
     assert result.ranks.shape == (NUM_PAIRS, 2)
     assert result.ranks.min() == 0
     assert result.ranks.max() == NUM_DRAWS

@@ -205,3 +205,14 @@ def test_quick_programs_are_those_of_jax_wherever_they_are_called():
     number = program._cache_size()
     assert float(program(1.0, n=3)) != float(program(2.0, n=3))
     assert program._cache_size() == number
+
+
+def test_quick_programs_have_their_options_where_they_are_wanted(monkeypatch):
+    monkeypatch.setattr("flows._programs.QUICK", {"xla_is_there_such_an_option": 1})
+    program = quick_jit(lambda x: 2 * x)
+    assert program(1.0) == 2.0  # most tests leave out even more
+    jax.config.update("jax_disable_most_optimizations", False)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="xla_is_there_such_an_option"):
+        program(1.0)
+    assert jax.jit(program)(1.0) == 2.0
+    assert jax.grad(program)(1.0) == 2.0

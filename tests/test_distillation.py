@@ -35,6 +35,8 @@ def test_distil_maf_into_iaf():
     points = maf.sample(seed=jax.random.key(3), sample_shape=(2000,))
     result = flows.distill(maf, data=points, key=KEY, num_steps=1500, progress=False)
     report = result.report
+    assert str(result).startswith("DistillResult: ")
+    assert str(result).endswith(f"\n{report}")
     for p, q, estimate in [
         (result.student, maf, report.kl_student_teacher),
         (maf, result.student, report.kl_teacher_student),

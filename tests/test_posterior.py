@@ -1,6 +1,7 @@
 """What a fitted posterior gives: expectations, draws of the target, chains; and how it starts."""
 
 import dataclasses
+import re
 import sys
 import warnings
 
@@ -52,6 +53,12 @@ def test_expectations_are_those_of_the_target(off_target):
         assert np.all(value.standard_error < 0.03)
         assert np.all(np.abs(value.value - np.array(truth)) < 4 * value.standard_error)
     assert abs(np.mean(off_target.sample(seed=KEY, sample_shape=20_000), axis=0)[0]) < 0.05
+
+
+def test_a_posterior_prints_how_it_went(off_target):
+    first, *others = str(off_target).split("\n")
+    assert re.fullmatch(r"Posterior: \d+ steps, \w+; at the end elbo \S+, cross_entropy \S+", first)
+    assert "\n".join(others) == str(off_target.diagnostics)
 
 
 def test_the_error_of_an_expectation_covers_it(off_target):
