@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import flows
-from flows.variational import LostMode
+from flows.variational import LostMode, LostRegion
 
 KEY = jax.random.key(0)
 NORMAL = flows.Flow(flows.StandardNormal(2), flows.bijectors.Reverse(2))
@@ -123,9 +123,13 @@ def test_chains_of_a_posterior_that_lost_a_mode_say_so(off_target):
     found = off_target.refine(seed=KEY)
     lost = dataclasses.replace(off_target.diagnostics, lost_modes=(LostMode(np.zeros(2), 0.5),))
     chains = dataclasses.replace(off_target, diagnostics=lost).refine(seed=KEY)
-    assert "modes were lost before" not in str(found)
+    assert "lost before" not in str(found)
     assert str(chains).endswith("modes were lost before")
     assert not chains.trustworthy
+    region = LostRegion(np.zeros(2), np.eye(2), 0.5)
+    lost = dataclasses.replace(off_target.diagnostics, lost_regions=(region,))
+    chains = dataclasses.replace(off_target, diagnostics=lost).refine(seed=KEY)
+    assert str(chains).endswith("a region was lost before")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import numpy as np
 
 from flows.distributions import Flow
 from flows.variational.modes import LostMode
+from flows.variational.tempering import LostRegion
 
 RHAT_LIMIT = 1.01  # Vehtari et al. 2021, arXiv:1903.08008
 
@@ -27,6 +28,7 @@ class Chains:
         ess: Bulk effective sample size of each coordinate [D].
         lost_modes: Modes that the approximation lacks. Chains begin where its draws are, and may
             mix well there.
+        lost_regions: The same of regions.
     """
 
     draws: Any
@@ -34,6 +36,7 @@ class Chains:
     rhat: np.ndarray
     ess: np.ndarray
     lost_modes: tuple[LostMode, ...] = ()
+    lost_regions: tuple[LostRegion, ...] = ()
 
     @classmethod
     def of(cls, draws: jax.Array, acceptance: jax.Array) -> "Chains":
@@ -56,12 +59,16 @@ class Chains:
     def reasons(self) -> list[str]:
         """Why not to trust them; none where they can be trusted."""
         mixed = (self.rhat <= RHAT_LIMIT).all() and (self.ess >= 100 * self.shape[0]).all()
-        reasons = {"not mixed": not mixed, "modes were lost before": bool(self.lost_modes)}
+        reasons = {
+            "not mixed": not mixed,
+            "modes were lost before": bool(self.lost_modes),
+            "a region was lost before": bool(self.lost_regions),
+        }
         return [reason for reason, holds in reasons.items() if holds]
 
     @property
     def trustworthy(self) -> bool:
-        """Whether they have mixed, over a posterior that had lost no mode.
+        """Whether they have mixed, over a posterior that had lost nothing.
 
         They have if R-hat is at most 1.01 and the ESS at least 100 a chain, in every coordinate.
         """

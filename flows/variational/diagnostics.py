@@ -12,6 +12,7 @@ from flows._pareto import pareto_smoothed
 from flows.distributions import Flow
 from flows.divergences import Estimate
 from flows.variational.modes import LostMode
+from flows.variational.tempering import LostRegion
 from flows.variational.weights import WeightedDraws, weighted_draws
 
 NUM_DRAWS = 10_000  # of q, and as many that reach further
@@ -51,6 +52,9 @@ class Diagnostics:
             out. Weights do not tell: their draws never go there. Modes that no search found are
             not told by anything here. None where they were not looked for: beyond 200 dimensions,
             of a flow with a support, or of a target without a Hessian.
+        lost_regions: The region with mass of the target where q has next to none, found by
+            tempering, with its share of the evidence; empty where there is none. None where it was
+            not looked for.
     """
 
     elbo: Estimate
@@ -65,6 +69,7 @@ class Diagnostics:
     mean_shift: float = np.nan
     sd_shift: float = np.nan
     lost_modes: tuple[LostMode, ...] | None = None
+    lost_regions: tuple[LostRegion, ...] | None = None
 
     @property
     def reasons(self) -> list[str]:
@@ -81,6 +86,7 @@ class Diagnostics:
             f"weights change a deviation by {self.sd_shift:.0%}": self.sd_shift > SD_LIMIT,
             f"its draws miss {self._missing:.1%} of the evidence": not self._missing <= 0,
             "the target has modes that q lacks": bool(self.lost_modes),
+            "the target has mass where q has none": bool(self.lost_regions),
         }
         return [reason for reason, holds in reasons.items() if holds]
 
@@ -111,6 +117,11 @@ class Diagnostics:
         return bool(
             self.reasons or self.mean_shift > MEAN_LIMIT / 2 or self.sd_shift > SD_LIMIT / 2
         )
+
+    @property
+    def can_be_added(self) -> bool:
+        """Whether q lacks modes, or is good but for the region that it lacks."""
+        return bool(self.lost_modes or (self.lost_regions and len(self.reasons) == 1))
 
     def better_than(self, other: "Diagnostics") -> bool:
         """Whether fewer reasons speak against it, or as many and its effective size is larger.
@@ -144,9 +155,13 @@ class Diagnostics:
                 f"weights move  means by {self.mean_shift:.2f} sd, sds by {self.sd_shift:.0%}",
                 f"non-finite    {self.num_nonfinite}",
                 *self._about_modes(),
+                *self._about_regions(),
                 f"verdict       {self.verdict}",
             ]
         )
+
+    def _about_regions(self) -> list[str]:
+        return [f"lost region   {region}" for region in self.lost_regions or ()]
 
     def _about_modes(self) -> list[str]:
         if self.lost_modes is None:

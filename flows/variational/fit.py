@@ -4,6 +4,7 @@ import dataclasses
 import os
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,11 +20,12 @@ from flows.distributions import Flow, require_flow, require_single
 from flows.targets import Target, as_target
 from flows.training import Program, TrainingState, adam_unless_given
 from flows.variational.laplace import MOST_DIMENSIONS, LaplaceFits, laplace_fits
-from flows.variational.modes import LostMode, lost_modes
+from flows.variational.modes import lost_modes
 from flows.variational.posterior import Posterior
 from flows.variational.search import NUM_STARTS, first_starts
 from flows.variational.stages import MOST_ROWS, PEAKS, Stages
 from flows.variational.start import better_of_two, with_laplace, with_modes
+from flows.variational.tempering import lost_regions
 
 
 def fit_posterior(
@@ -50,10 +52,10 @@ def fit_posterior(
     Without a `flow`, coordinates are first whitened by the best of several Laplace fits, which
     stays as it is, so that units do not matter once a mode is found; behind it are a learnable
     affine layer and a RealNVP. Where several modes are found, its base is a mixture of normals,
-    a component for each mode, fitted by importance sampling. Raw coordinates make most posteriors
-    fail. Gradients are path gradients (Roeder et al. 2017, arXiv:1703.09194). Where these leave
-    tails short, a second stage lowers the forward divergence, KL(p || q), on weighted draws that
-    reach further than q.
+    a component for each mode, fitted by importance sampling; and so it is where tempering finds
+    mass without a mode of its own. Raw coordinates make most posteriors fail. Gradients are path
+    gradients (Roeder et al. 2017, arXiv:1703.09194). Where these leave tails short, a second stage
+    lowers the forward divergence, KL(p || q), on weighted draws that reach further than q.
 
     Args:
         target: Log density of one point theta [D], up to a constant, on all of R^D: a JAX function
@@ -101,8 +103,9 @@ def fit_posterior(
     Cost: in each step, the target and its gradient at `num_samples` points, and one pass of the
     flow in each direction. Before and after: 65,536 evaluations to look for modes, in each of one
     to 16 searches; 20,000 each time that q is judged; D + 1 gradients for each of 32 Hessians of
-    a search; and where there seem to be several modes 131,072 evaluations to tell their shares.
-    A target of more than 20,000 rows of data is not searched, nor is a second stage run.
+    a search; where there seem to be several modes 131,072 evaluations to tell their shares; and
+    some 50,000 for what tempering finds. A target of more than 20,000 rows of data is not searched,
+    nor is a second stage run.
 
     Examples:
         >>> import flows, jax, jax.numpy as jnp
@@ -159,17 +162,16 @@ def fit_posterior(
     fits_of_start = None if start is None else fits
     begun = _begun(network, log_density, flow, alone, fits_of_start, start_key)
     posterior = stages(begun, train_key, folder)
-    posterior = _with_lost_modes(posterior, fits if look else None, modes_key)
-    lost = posterior.diagnostics.lost_modes
+    known = fits if look else None
+    search = partial(_with_lost, fits=known, searched=searched, key=modes_key)
+    posterior = search(posterior)
     may_begin_again = flow is None and start == "auto" and posterior.stop_reason != "interrupted"
-    if lost and may_begin_again and fits is not None:
+    if known is not None and may_begin_again and posterior.diagnostics.can_be_added:
         try:
-            fits = _joined(fits, log_density, lost)
-            begun = with_modes(network, log_density, fits, start_key)
-            again = stages(begun, train_key, folder and folder / f"again-{num_steps}")
-            again = _with_lost_modes(again, fits, modes_key)
+            begun = _with_what_was_lost(network, log_density, known, posterior, start_key)
+            again = search(stages(begun, train_key, folder and folder / f"again-{num_steps}"))
         except (FloatingPointError, ValueError) as error:
-            warnings.warn(f"Lost modes could not be added: {error}", stacklevel=2)
+            warnings.warn(f"What was lost could not be added: {error}", stacklevel=2)
         else:
             looked = again.diagnostics.lost_modes is not None
             if looked and again.diagnostics.better_than(posterior.diagnostics):
@@ -208,27 +210,37 @@ def _begun(
     return (with_modes if flow is None else better_of_two)(network, log_density, fits, key)
 
 
-def _joined(fits: LaplaceFits, log_density: Program, lost: tuple[LostMode, ...]) -> LaplaceFits:
-    """The Gaussians, and those at the lost modes."""
-    locations = np.stack([mode.location for mode in lost]).astype(fits.loc.dtype)
-    return fits.joined(
-        laplace_fits(log_density, np.resize(locations, (NUM_STARTS, locations.shape[1])))
-    )
+def _with_what_was_lost(
+    network: Flow, log_density: Program, fits: LaplaceFits, posterior: Posterior, key: jax.Array
+) -> Flow:
+    """The flow at a new start, with components at the modes, or in the region, that were lost."""
+    lost, regions = posterior.diagnostics.lost_modes, posterior.diagnostics.lost_regions
+    if lost:
+        locations = np.stack([mode.location for mode in lost]).astype(fits.loc.dtype)
+        starts = np.resize(locations, (NUM_STARTS, locations.shape[1]))
+        fits = fits.joined(laplace_fits(log_density, starts))
+    return with_modes(network, log_density, fits, key, regions or ())
 
 
-def _with_lost_modes(posterior: Posterior, fits: LaplaceFits | None, key: jax.Array) -> Posterior:
-    """The posterior, with the modes that it has lost; it is not lost by looking for them."""
-    diagnostics = posterior.diagnostics
+def _with_lost(
+    posterior: Posterior, *, fits: LaplaceFits | None, searched: bool, key: jax.Array
+) -> Posterior:
+    """The posterior, with the modes or the region that it has lost; it is not lost by looking."""
+    diagnostics, log_density = posterior.diagnostics, posterior.target.log_density
+    log_evidence = float(diagnostics.log_evidence.value)
     try:
-        lost = lost_modes(
-            posterior.flow, posterior.target.log_density, fits,
-            float(diagnostics.log_evidence.value), diagnostics.spread, key,
-        )  # fmt: skip
+        lost = lost_modes(posterior.flow, log_density, fits, log_evidence, diagnostics.spread, key)
+        regions = None
+        if searched and not lost:
+            regions = lost_regions(
+                posterior.flow, log_density, log_evidence, jax.random.fold_in(key, 1)
+            )
     except (Exception, KeyboardInterrupt) as error:
         _warn_of_modes(error)
         return posterior
     return dataclasses.replace(
-        posterior, diagnostics=dataclasses.replace(diagnostics, lost_modes=lost)
+        posterior,
+        diagnostics=dataclasses.replace(diagnostics, lost_modes=lost, lost_regions=regions),
     )
 
 

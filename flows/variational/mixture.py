@@ -14,6 +14,7 @@ from flows.bijectors.linear import product
 
 DF = 5.0  # tails heavier than most targets'
 NUM_DRAWS, NUM_ROUNDS, BATCH = 8192, 16, 256
+WIDER = 3.0  # components around one centre that differ by more are two
 SPARE = 0.1  # of the draws, evenly over the components: none is given up too early
 
 
@@ -42,6 +43,12 @@ class Mixture(NamedTuple):
             np.asarray(a, float) for a in (self.loc[i] - self.loc[j], self.scale_tril[j])
         )
         return float(np.linalg.norm(np.linalg.solve(scale, step)))
+
+    def as_wide(self, i: int, j: int) -> bool:
+        """Whether component i is as wide as j in all directions, but for a factor of 3."""
+        mine, other = (np.asarray(self.scale_tril[k], float) for k in (i, j))
+        ratios = np.linalg.svd(np.linalg.solve(other, mine), compute_uv=False)
+        return bool(ratios.min() > 1 / WIDER and ratios.max() < WIDER)
 
 
 @quick_jit(once=True)

@@ -40,7 +40,7 @@ class Posterior(Outcome):
         history: {"elbo": ...}, the ELBO estimate of every step, and {"cross_entropy": ...}, what
             the second stage minimised, where there was one.
         diagnostics: ELBO, log evidence, effective sample size and k-hat on fresh draws, and modes
-            that q has lost.
+            and regions that q has lost.
     """
 
     flow: Flow = dataclasses.field(repr=False)
@@ -135,7 +135,7 @@ class Posterior(Outcome):
             num_samples: Number of draws.
 
         Returns:
-            An `Estimate`, or a pytree of them. Draws cannot correct for a mode that q has lost.
+            An `Estimate`, or a pytree of them. Draws cannot correct for what q has lost.
 
         Examples:
             >>> import flows, jax, jax.numpy as jnp
@@ -249,6 +249,7 @@ class Posterior(Outcome):
             chains,
             draws=self.target.constrain(chains.draws),
             lost_modes=self.diagnostics.lost_modes or (),
+            lost_regions=self.diagnostics.lost_regions or (),
         )
 
     def _weighted(self, key: jax.Array, num_samples: int) -> tuple[jax.Array, np.ndarray]:

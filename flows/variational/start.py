@@ -18,6 +18,7 @@ from flows.variational.laplace import (
 )
 from flows.variational.mixture import Mixture, fitted
 from flows.variational.search import NUM_STARTS, POOL, spread_out, stretched, unexplained
+from flows.variational.tempering import LostRegion
 from flows.variational.weights import weighted_draws
 
 MOST_MODES = 64
@@ -30,15 +31,22 @@ NUM_DRAWS, BATCH = 256, 64  # to compare the ELBOs of two starts
 
 
 def with_modes(
-    flow: Flow, target: Callable[[jax.Array], jax.Array], fits: LaplaceFits, key: jax.Array
+    flow: Flow,
+    target: Callable[[jax.Array], jax.Array],
+    fits: LaplaceFits,
+    key: jax.Array,
+    regions: tuple[LostRegion, ...] = (),
 ) -> Flow:
     """A flow of couplings, which start neutral, behind the best of the Gaussians.
 
-    If there are several modes it is on a base with a component for each instead. Shares and shapes
-    of the components, a mixture of normals, are told by importance sampling.
+    If there are several modes, or regions without one, it is on a base with a component for each
+    instead. Shares and shapes of the components, a mixture of normals, are told by importance
+    sampling; a ValueError says that they cannot be, where there are regions.
     """
     modes_key, start_key = jax.random.split(key)
-    mixture = _mixture_of_modes(target, fits, modes_key)
+    mixture = _mixture_of_modes(target, fits, regions, modes_key)
+    if mixture is None and regions:
+        raise ValueError("the shares of the regions cannot be told.")
     flow = Flow(flow.base, Chain(_identity(flow.bijector)))
     if mixture is None:
         return with_laplace(flow, target, fits, start_key)
@@ -94,9 +102,12 @@ def _identity(layers: Any) -> tuple[Bijector, Bijector]:
 
 
 def _mixture_of_modes(
-    target: Callable[[jax.Array], jax.Array], fits: LaplaceFits, key: jax.Array
+    target: Callable[[jax.Array], jax.Array],
+    fits: LaplaceFits,
+    regions: tuple[LostRegion, ...],
+    key: jax.Array,
 ) -> Mixture | None:
-    """A component for each mode, looked for around those known; None where one is all."""
+    """A component for each region and mode, looked for around those known; None if one is all."""
     known = fits.distinct(MOST_MODES)
     fit_key, *searches = jax.random.split(key, 1 + NUM_SEARCHES)
     in_vain = 0
@@ -106,11 +117,14 @@ def _mixture_of_modes(
             return None
         more = laplace_fits(target, _starts_among(target, known, search))
         known = known.joined(more).distinct(MOST_MODES)
-        if i == 0 and len(known.loc) < 2:
+        if i == 0 and len(known.loc) + len(regions) < 2:
             return None
         in_vain = in_vain + 1 if len(known.loc) == before else 0
         if in_vain == IN_VAIN:
             break
+    for region in regions:
+        one = (region.location, region.scale_tril, region.share)
+        known = known.joined(LaplaceFits(*(np.asarray([part], known.loc.dtype) for part in one)))
     return _fitted(target, known, fit_key)
 
 
@@ -124,7 +138,7 @@ def _fitted(
     share = np.exp(np.asarray(mixture.log_share, float))
     kept: list[int] = []
     for i in np.argsort(-share):
-        same = [j for j in kept if mixture.distance(i, j) < SAME]
+        same = [j for j in kept if mixture.distance(i, j) < SAME and mixture.as_wide(i, j)]
         if same:  # two ends of one climb
             share[same[0]] += share[i]
         elif share[i] > LEAST_SHARE:
