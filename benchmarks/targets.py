@@ -206,6 +206,10 @@ TARGETS: dict[str, Callable[[], Target]] = {
     "three scales, D = 6": lambda: mixture(
         3 * np.random.default_rng(4).normal(size=(3, 6)), [0.3, 1, 2], [0.2, 0.5, 0.3]
     ),
+    "two modes, 3,000 sd": lambda: mixture([[0, 0], [0, -3000]], [1, 1], [0.5, 0.5]),
+    "narrow within wide, D = 3": lambda: mixture([[0, 0, 0], [0, 0, 3]], [30, 0.1], [0.7, 0.3]),
+    "shoulder, D = 2": lambda: mixture(np.zeros((2, 2)), [1, 0.01], [0.5, 0.5]),
+    "shoulder, D = 10": lambda: mixture(np.zeros((2, 10)), [1, 0.1], [0.5, 0.5]),
     "many-well, D = 8": lambda: many_well(8),
     "many-well, D = 32": lambda: many_well(32),
     "ring": ring,

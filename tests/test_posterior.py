@@ -121,12 +121,13 @@ def test_chains_that_do_not_mix_say_so():
 
 def test_chains_of_a_posterior_that_lost_a_mode_say_so(off_target):
     found = off_target.refine(seed=KEY)
-    lost = dataclasses.replace(off_target.diagnostics, lost_modes=(LostMode(np.zeros(2), 0.5),))
+    mode = LostMode(np.zeros(2), 0.5, np.eye(2))
+    lost = dataclasses.replace(off_target.diagnostics, lost_modes=(mode,))
     chains = dataclasses.replace(off_target, diagnostics=lost).refine(seed=KEY)
     assert "lost before" not in str(found)
     assert str(chains).endswith("modes were lost before")
     assert not chains.trustworthy
-    region = LostRegion(np.zeros(2), np.eye(2), 0.5)
+    region = LostRegion(np.zeros(2), 0.5, np.eye(2))
     lost = dataclasses.replace(off_target.diagnostics, lost_regions=(region,))
     chains = dataclasses.replace(off_target, diagnostics=lost).refine(seed=KEY)
     assert str(chains).endswith("a region was lost before")

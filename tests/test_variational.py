@@ -229,6 +229,27 @@ def test_modes_are_kept_at_any_distance_and_of_any_width(size, distance, width):
     assert abs(posterior.diagnostics.log_evidence.value) < 0.02
 
 
+@pytest.mark.parametrize(
+    ("far", "near", "width"),
+    [
+        ((2000.0, 2000.0, 2000.0), (1000.0, 1000.0, 1000.0), 1.0),
+        pytest.param((0.0, -3000.0), (0.0, 0.0), 1.0, marks=pytest.mark.slow),
+        pytest.param((0.0, 0.0, 3.0), (0.0, 0.0, 0.0), 30.0, marks=pytest.mark.slow),
+    ],
+    ids=["far from 0", "thousands of deviations", "a narrow one within a wide one"],
+)
+def test_modes_that_are_hard_to_tell_apart_are_kept(far, near, width):
+    def target(theta):
+        second = jax.scipy.stats.norm.logpdf(theta, jnp.array(far), min(1.0, 3 / width)).sum()
+        first = jax.scipy.stats.norm.logpdf(theta, jnp.array(near), width).sum()
+        return jnp.logaddexp(first, second) - jnp.log(2.0)
+
+    size = len(far)
+    posterior = flows.fit_posterior(target, event_size=size, key=KEY, num_steps=30, progress=False)
+    assert posterior.diagnostics.trustworthy
+    assert abs(posterior.diagnostics.log_evidence.value) < 0.02
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [3, 4])
 def test_modes_of_correlated_coordinates_are_kept(size):

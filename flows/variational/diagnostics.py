@@ -119,9 +119,10 @@ class Diagnostics:
         )
 
     @property
-    def can_be_added(self) -> bool:
-        """Whether q lacks modes, or is good but for the region that it lacks."""
-        return bool(self.lost_modes or (self.lost_regions and len(self.reasons) == 1))
+    def addable(self) -> tuple[LostMode, ...]:
+        """What q may be started again with: lost modes, or a region if q is good but for that."""
+        alone = len(self.reasons) == 1
+        return self.lost_modes or (self.lost_regions if alone else None) or ()
 
     def better_than(self, other: "Diagnostics") -> bool:
         """Whether fewer reasons speak against it, or as many and its effective size is larger.

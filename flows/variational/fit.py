@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -22,7 +21,7 @@ from flows.training import Program, TrainingState, adam_unless_given
 from flows.variational.laplace import MOST_DIMENSIONS, LaplaceFits, laplace_fits
 from flows.variational.modes import lost_modes
 from flows.variational.posterior import Posterior
-from flows.variational.search import NUM_STARTS, first_starts
+from flows.variational.search import first_starts
 from flows.variational.stages import MOST_ROWS, PEAKS, Stages
 from flows.variational.start import better_of_two, with_laplace, with_modes
 from flows.variational.tempering import lost_regions
@@ -166,9 +165,10 @@ def fit_posterior(
     search = partial(_with_lost, fits=known, searched=searched, key=modes_key)
     posterior = search(posterior)
     may_begin_again = flow is None and start == "auto" and posterior.stop_reason != "interrupted"
-    if known is not None and may_begin_again and posterior.diagnostics.can_be_added:
+    lost = posterior.diagnostics.addable if may_begin_again else ()
+    if lost and known is not None:
         try:
-            begun = _with_what_was_lost(network, log_density, known, posterior, start_key)
+            begun = with_modes(network, log_density, known, start_key, lost)
             again = search(stages(begun, train_key, folder and folder / f"again-{num_steps}"))
         except (FloatingPointError, ValueError) as error:
             warnings.warn(f"What was lost could not be added: {error}", stacklevel=2)
@@ -208,18 +208,6 @@ def _begun(
     if alone:
         return with_laplace(network, log_density, fits, key)
     return (with_modes if flow is None else better_of_two)(network, log_density, fits, key)
-
-
-def _with_what_was_lost(
-    network: Flow, log_density: Program, fits: LaplaceFits, posterior: Posterior, key: jax.Array
-) -> Flow:
-    """The flow at a new start, with components at the modes, or in the region, that were lost."""
-    lost, regions = posterior.diagnostics.lost_modes, posterior.diagnostics.lost_regions
-    if lost:
-        locations = np.stack([mode.location for mode in lost]).astype(fits.loc.dtype)
-        starts = np.resize(locations, (NUM_STARTS, locations.shape[1]))
-        fits = fits.joined(laplace_fits(log_density, starts))
-    return with_modes(network, log_density, fits, key, regions or ())
 
 
 def _with_lost(

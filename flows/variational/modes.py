@@ -29,10 +29,12 @@ class LostMode:
     Attributes:
         location: The mode [D].
         share: Its share of the evidence, of what was found.
+        scale_tril: Cholesky factor of the covariance there [D, D].
     """
 
     location: np.ndarray = dataclasses.field(compare=False)
     share: float
+    scale_tril: np.ndarray = dataclasses.field(compare=False, repr=False)
 
     def __str__(self) -> str:
         return f"{self.share:.0%} at {np.array2string(self.location, precision=3, threshold=6)}"
@@ -89,7 +91,7 @@ def lost_modes(
     total = np.logaddexp.reduce([log_evidence, *near[unseen]])
     shares = np.exp(near[lost] - total)
     return tuple(
-        LostMode(np.asarray(fits.loc[i]), float(share))
+        LostMode(np.asarray(fits.loc[i]), float(share), np.asarray(fits.scale_tril[i]))
         for i, share in zip(lost, shares, strict=True)
         if share > LEAST_SHARE
     )

@@ -9,6 +9,7 @@ import numpy as np
 
 NUM_STARTS = 32
 REACHES = (1.0, 3.0, 10.0, 30.0)  # how far out, in deviations of what is known
+FARTHER = (100.0, 3000.0, 10.0, 300.0)  # the same, of few starts: far modes attract from far away
 ALONE = 20.0  # the same, in one coordinate
 POOL, BATCH = 65_536, 256  # points of which the unexplained are chosen; how many at once
 GROUPS = 4  # of the pool, by distance: what is far is unexplained by more
@@ -16,26 +17,28 @@ GROUPS = 4  # of the pool, by distance: what is far is unexplained by more
 
 def first_starts(event_size: int, key: jax.Array) -> jax.Array:
     """Where to look for modes of a target of which nothing is known: around 0."""
-    return _reaching(jax.random.normal(key, (NUM_STARTS, event_size)).at[0].set(0.0))
+    return _reaching(jax.random.normal(key, (NUM_STARTS, event_size)).at[0].set(0.0), REACHES)
 
 
 def spread_out(draws: Any) -> jax.Array:
     """Draws [n, D] moved away from their centre, half of them in one coordinate alone.
 
-    (A target of independent coordinates with two modes each has its next mode there.)
+    (A target of independent coordinates with two modes each has its next mode there.) The others
+    go far, in pairs of opposite directions.
     """
     points = np.asarray(draws)
     n, event_size = points.shape
     centre = np.nanmedian(np.where(np.isfinite(points), points, np.nan), axis=0)
     steps = points - centre
+    one_way = _reaching(steps[: n // 4], FARTHER)
     alone = np.eye(event_size, dtype=points.dtype)[np.arange(n) % event_size]
-    half = np.arange(n)[:, None] < n // 2
-    return jnp.asarray(centre + np.where(half, _reaching(steps), steps * (1 + ALONE * alone)))
+    longer = (steps * (1 + ALONE * alone))[2 * len(one_way) :]
+    return jnp.asarray(centre + np.concatenate([one_way, -one_way, longer]))
 
 
-def _reaching(steps: Any) -> Any:
+def _reaching(steps: Any, reaches: tuple[float, ...]) -> Any:
     """Steps [n, D], of which some go farther than others."""
-    return steps * np.resize(np.array(REACHES, steps.dtype), (len(steps), 1))
+    return steps * np.resize(np.array(reaches, steps.dtype), (len(steps), 1))
 
 
 def stretched(steps: jax.Array, alone: jax.Array, key: jax.Array) -> jax.Array:

@@ -17,8 +17,8 @@ from flows.variational.laplace import (
     laplace_start,
 )
 from flows.variational.mixture import Mixture, fitted
+from flows.variational.modes import LostMode
 from flows.variational.search import NUM_STARTS, POOL, spread_out, stretched, unexplained
-from flows.variational.tempering import LostRegion
 from flows.variational.weights import weighted_draws
 
 MOST_MODES = 64
@@ -35,21 +35,19 @@ def with_modes(
     target: Callable[[jax.Array], jax.Array],
     fits: LaplaceFits,
     key: jax.Array,
-    regions: tuple[LostRegion, ...] = (),
+    lost: tuple[LostMode, ...] = (),
 ) -> Flow:
     """A flow of couplings, which start neutral, behind the best of the Gaussians.
 
-    If there are several modes, or regions without one, it is on a base with a component for each
-    instead. Shares and shapes of the components, a mixture of normals, are told by importance
-    sampling; a ValueError says that they cannot be, where there are regions.
+    If there are several modes, or what another flow had `lost`, it is on a base with a component
+    for each instead. Shares and shapes of the components, a mixture of normals, are told by
+    importance sampling.
     """
     modes_key, start_key = jax.random.split(key)
-    mixture = _mixture_of_modes(target, fits, regions, modes_key)
-    if mixture is None and regions:
-        raise ValueError("the shares of the regions cannot be told.")
+    mixture = _mixture_of_modes(target, fits, lost, modes_key)
     flow = Flow(flow.base, Chain(_identity(flow.bijector)))
     if mixture is None:
-        return with_laplace(flow, target, fits, start_key)
+        return with_laplace(flow, target, fits.joined(_fits_of(lost, fits)), start_key)
     base, start = _standardized(mixture)
     return _behind(Flow(base, flow.bijector), start)
 
@@ -104,28 +102,42 @@ def _identity(layers: Any) -> tuple[Bijector, Bijector]:
 def _mixture_of_modes(
     target: Callable[[jax.Array], jax.Array],
     fits: LaplaceFits,
-    regions: tuple[LostRegion, ...],
+    lost: tuple[LostMode, ...],
     key: jax.Array,
 ) -> Mixture | None:
-    """A component for each region and mode, looked for around those known; None if one is all."""
-    known = fits.distinct(MOST_MODES)
+    """A component for each mode, looked for around those known; None where one is all.
+
+    What was lost has one too, also if it lies within a wider mode.
+    """
+    added = _fits_of(lost, fits)
+    known = fits.joined(added).distinct(MOST_MODES)
+    dropped = [not (known.loc == loc).all(axis=1).any() for loc in added.loc]
+    inside = LaplaceFits(*(part[np.array(dropped, bool)] for part in added))
     fit_key, *searches = jax.random.split(key, 1 + NUM_SEARCHES)
     in_vain = 0
     for i, search in enumerate(searches):
         before = len(known.loc)
         if before == 0 or known.loc.shape[1] > MOST_DIMENSIONS:
             return None
-        more = laplace_fits(target, _starts_among(target, known, search))
+        more = laplace_fits(target, _starts_among(target, known.joined(inside), search))
         known = known.joined(more).distinct(MOST_MODES)
-        if i == 0 and len(known.loc) + len(regions) < 2:
+        if i == 0 and len(known.loc) + len(inside.loc) < 2:
             return None
         in_vain = in_vain + 1 if len(known.loc) == before else 0
         if in_vain == IN_VAIN:
             break
-    for region in regions:
-        one = (region.location, region.scale_tril, region.share)
-        known = known.joined(LaplaceFits(*(np.asarray([part], known.loc.dtype) for part in one)))
-    return _fitted(target, known, fit_key)
+    return _fitted(target, known.joined(inside), fit_key)
+
+
+def _fits_of(lost: tuple[LostMode, ...], fits: LaplaceFits) -> LaplaceFits:
+    """Gaussians of what was lost, as heavy as the heaviest of the others, on the host."""
+    loc, scale_tril, log_mass = (np.asarray(part) for part in fits)
+    heaviest = log_mass[np.isfinite(log_mass)].max(initial=-np.inf)
+    return LaplaceFits(
+        np.array([one.location for one in lost], loc.dtype).reshape(-1, loc.shape[1]),
+        np.array([one.scale_tril for one in lost], loc.dtype).reshape(-1, *scale_tril.shape[1:]),
+        np.full(len(lost), heaviest, log_mass.dtype),
+    )
 
 
 def _fitted(

@@ -1,6 +1,5 @@
 """Mass of the target that an approximation lacks, looked for without climbing: by tempering."""
 
-import dataclasses
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -13,29 +12,19 @@ from jax.scipy.special import logsumexp
 from flows._programs import quick_jit
 from flows.bijectors.linear import product
 from flows.distributions import Flow
+from flows.variational.modes import LostMode
 
 NUM_PARTICLES, NUM_MOVES, BATCH = 1024, 10, 256
 MOST_TEMPERATURES = 64
 NUM_DRAWS = 4096  # of q, for its mean and covariance
 REACHES = tuple(1000.0 ** (i / 15) for i in range(16))  # in deviations of q: where to start
 SHORTEST = 64.0  # steps of particles are shorter than the usual by up to this factor
-NEXT_TO_NONE = 0.1  # of the density: what q explains less of counts as lacking
-LEAST_SHARE = 0.05  # of the evidence: what matters less is not reported
+NEXT_TO_NONE = 0.01  # of the density: what q explains less of counts as lacking; weights see more
+LEAST_SHARE = 0.02  # of the evidence: what matters less is not reported
 
 
-@dataclasses.dataclass(frozen=True)
-class LostRegion:
-    """Where the target has mass, and the approximation next to none.
-
-    Attributes:
-        location: Mean of that mass [D].
-        scale_tril: Cholesky factor of its covariance [D, D].
-        share: Its share of the evidence.
-    """
-
-    location: np.ndarray = dataclasses.field(compare=False)
-    scale_tril: np.ndarray = dataclasses.field(compare=False, repr=False)
-    share: float
+class LostRegion(LostMode):
+    """Where the target has mass, and the approximation next to none: the mean of that mass."""
 
     def __str__(self) -> str:
         shown = lambda values: np.array2string(values, precision=3, threshold=6)
@@ -51,7 +40,7 @@ def lost_regions(
     A wide shoulder of a narrow mode has no mode of its own, and no importance weight tells of it
     where draws of q never go. Here particles come from far around q to
 
-        p(x) / (1 + 10 Z q(x) / p(x))^2,
+        p(x) / (1 + 100 Z q(x) / p(x))^2,
 
     which is p where q explains next to nothing of it, and next to nothing where it does, by
     sequential Monte Carlo: Z is what q estimates the evidence to be, so that it is compared with
@@ -75,7 +64,7 @@ def lost_regions(
         return ()
     jitter = 1e-6 * np.diag(x.var(axis=0))
     scale_tril = np.linalg.cholesky(np.cov(x, rowvar=False).reshape(jitter.shape) + jitter)
-    return (LostRegion(x.mean(axis=0), scale_tril, share),)
+    return (LostRegion(x.mean(axis=0), share, scale_tril),)
 
 
 class _Particles(NamedTuple):
