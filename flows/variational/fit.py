@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -18,6 +19,7 @@ from flows.architectures import posterior_flow
 from flows.distributions import Flow, require_flow, require_single
 from flows.targets import Target, as_target
 from flows.training import Program, TrainingState, adam_unless_given
+from flows.variational.diagnostics import NUM_DRAWS
 from flows.variational.laplace import MOST_DIMENSIONS, LaplaceFits, laplace_fits
 from flows.variational.modes import lost_modes
 from flows.variational.posterior import Posterior
@@ -25,6 +27,7 @@ from flows.variational.search import first_starts
 from flows.variational.stages import MOST_ROWS, PEAKS, Stages
 from flows.variational.start import better_of_two, with_laplace, with_modes
 from flows.variational.tempering import lost_regions
+from flows.variational.weights import weighted_draws
 
 
 def fit_posterior(
@@ -162,7 +165,9 @@ def fit_posterior(
     begun = _begun(network, log_density, flow, alone, fits_of_start, start_key)
     posterior = stages(begun, train_key, folder)
     known = fits if look else None
-    search = partial(_with_lost, fits=known, searched=searched, key=modes_key)
+    search = partial(
+        _with_lost, fits=known, searched=searched, batch_size=num_samples, key=modes_key
+    )
     posterior = search(posterior)
     may_begin_again = flow is None and start == "auto" and posterior.stop_reason != "interrupted"
     lost = posterior.diagnostics.addable if may_begin_again else ()
@@ -211,18 +216,25 @@ def _begun(
 
 
 def _with_lost(
-    posterior: Posterior, *, fits: LaplaceFits | None, searched: bool, key: jax.Array
+    posterior: Posterior,
+    *,
+    fits: LaplaceFits | None,
+    searched: bool,
+    batch_size: int,
+    key: jax.Array,
 ) -> Posterior:
     """The posterior, with the modes or the region that it has lost; it is not lost by looking."""
-    diagnostics, log_density = posterior.diagnostics, posterior.target.log_density
+    flow, log_density = posterior.flow, posterior.target.log_density
+    diagnostics = posterior.diagnostics
     log_evidence = float(diagnostics.log_evidence.value)
+    draws_key, tempering_key = jax.random.split(jax.random.fold_in(key, 1))
     try:
-        lost = lost_modes(posterior.flow, log_density, fits, log_evidence, diagnostics.spread, key)
+        lost = lost_modes(flow, log_density, fits, log_evidence, diagnostics.spread, key)
         regions = None
         if searched and not lost:
-            regions = lost_regions(
-                posterior.flow, log_density, log_evidence, jax.random.fold_in(key, 1)
-            )
+            draws = weighted_draws(flow, log_density, draws_key, 2 * NUM_DRAWS, batch_size).x
+            own = np.asarray(draws[:NUM_DRAWS])
+            regions = lost_regions(flow, log_density, own, log_evidence, tempering_key)
     except (Exception, KeyboardInterrupt) as error:
         _warn_of_modes(error)
         return posterior

@@ -16,7 +16,6 @@ from flows.variational.modes import LostMode
 
 NUM_PARTICLES, NUM_MOVES, BATCH = 1024, 10, 256
 MOST_TEMPERATURES = 64
-NUM_DRAWS = 4096  # of q, for its mean and covariance
 REACHES = tuple(1000.0 ** (i / 15) for i in range(16))  # in deviations of q: where to start
 SHORTEST = 64.0  # steps of particles are shorter than the usual by up to this factor
 NEXT_TO_NONE = 0.01  # of the density: what q explains less of counts as lacking; weights see more
@@ -33,7 +32,11 @@ class LostRegion(LostMode):
 
 
 def lost_regions(
-    flow: Flow, target: Callable[[jax.Array], jax.Array], log_evidence: float, key: jax.Array
+    flow: Flow,
+    target: Callable[[jax.Array], jax.Array],
+    draws: np.ndarray,
+    log_evidence: float,
+    key: jax.Array,
 ) -> tuple[LostRegion, ...]:
     r"""The region where q lacks mass of the target, if there is one.
 
@@ -51,13 +54,15 @@ def lost_regions(
     Args:
         flow: q.
         target: log p of one point [D], up to a constant; a callable pytree.
+        draws: Some of q [n, D].
         log_evidence: log Z.
         key: Random key.
 
     Cost: some 10,000 evaluations of the target and of q for each temperature, of which there are
     three to ten for most targets.
     """
-    found = _tempered(flow, target, log_evidence, key)
+    around = (jnp.asarray(part, draws.dtype) for part in _moments(draws))
+    found = _tempered(flow, target, log_evidence, *around, key)
     share = float(jax.nn.sigmoid(float(found.log_mass) - log_evidence))
     x = np.asarray(found.x, np.float64)
     if not (found.inverse_temperature == 1 and share > LEAST_SHARE):
@@ -72,24 +77,29 @@ class _Particles(NamedTuple):
 
     inverse_temperature: jax.Array
     x: jax.Array
+    others: jax.Array  # [n, D], particles as they were when this temperature was reached
     log_start: jax.Array  # [n]
     log_lacking: jax.Array  # [n]
     log_mass: jax.Array  # of what is lacking, when b is 1
     key: jax.Array
-    step: int
+    move: int
 
-    def log_prob(self, inverse_temperature: jax.Array) -> jax.Array:
-        b = inverse_temperature
-        return (1 - b) * self.log_start + b * self.log_lacking
+    def log_prob(self) -> jax.Array:
+        b = self.inverse_temperature
+        return (1 - b) * self.log_start + jnp.where(b > 0, b * self.log_lacking, 0.0)
 
 
 @quick_jit(once=True)
 def _tempered(
-    flow: Flow, target: Callable[[jax.Array], jax.Array], log_evidence: float, key: jax.Array
+    flow: Flow,
+    target: Callable[[jax.Array], jax.Array],
+    log_evidence: float,
+    loc: jax.Array,
+    scale_tril: jax.Array,
+    key: jax.Array,
 ) -> _Particles:
-    draws_key, noise_key, key = jax.random.split(key, 3)
-    loc, scale_tril = _moments(flow.sample(seed=draws_key, sample_shape=(NUM_DRAWS,)))
-    reach = jnp.asarray(REACHES)
+    """Particles at the last temperature, from a mixture of normals around loc [D]."""
+    reach = jnp.asarray(REACHES, loc.dtype)
 
     def log_start(x: jax.Array) -> jax.Array:
         squares = (solve_triangular(scale_tril, (x - loc).T, lower=True) ** 2).sum(axis=0)
@@ -103,54 +113,59 @@ def _tempered(
         log_q = flow.log_prob(x) + log_evidence
         log_q = jnp.where(jnp.isnan(log_q), -jnp.inf, log_q)  # far from q
         value = log_p - 2 * jax.nn.softplus(log_q - log_p - jnp.log(NEXT_TO_NONE))
-        return jnp.where(jnp.isfinite(value), value, -jnp.inf)
+        return jnp.where(jnp.isfinite(value), value, -jnp.inf).astype(x.dtype)
 
-    def colder(particles: _Particles) -> _Particles:
-        """Weights for the next temperature, draws by weights, and moves of the particles."""
-        key, draw_key, move_key = jax.random.split(particles.key, 3)
-        b = _next(particles)
-        log_w = _increments(particles, b)
-        chosen = jax.random.choice(
-            draw_key, NUM_PARTICLES, (NUM_PARTICLES,), p=jax.nn.softmax(log_w)
-        )
-        x = particles.x[chosen]
-        moved = particles._replace(
-            x=x, log_start=particles.log_start[chosen], log_lacking=particles.log_lacking[chosen]
-        )
-
-        def move(now: _Particles, key: jax.Array) -> tuple[_Particles, None]:
-            """A step along the difference of two particles, of any length up to the usual one."""
-            pair_key, length_key, accept_key = jax.random.split(key, 3)
-            one, other = jax.random.randint(pair_key, (2, NUM_PARTICLES), 0, NUM_PARTICLES)
-            exponent = jax.random.uniform(length_key, (NUM_PARTICLES, 1)) ** 2
-            length = 2.38 / jnp.sqrt(2 * loc.size) * SHORTEST**-exponent
-            proposed = now.x + length * (x[one] - x[other])
-            new = now._replace(
-                x=proposed, log_start=log_start(proposed), log_lacking=log_lacking(proposed)
-            )
-            gain = new.log_prob(b) - now.log_prob(b)
-            taken = jnp.log(jax.random.uniform(accept_key, gain.shape)) < gain
-            return now._replace(
-                x=jnp.where(taken[:, None], new.x, now.x),
-                log_start=jnp.where(taken, new.log_start, now.log_start),
-                log_lacking=jnp.where(taken, new.log_lacking, now.log_lacking),
-            ), None
-
-        moved, _ = jax.lax.scan(move, moved, jax.random.split(move_key, NUM_MOVES))
-        log_mass = particles.log_mass + logsumexp(log_w) - jnp.log(NUM_PARTICLES)
-        return moved._replace(
-            inverse_temperature=b, log_mass=log_mass, key=key, step=particles.step + 1
+    def moved(now: _Particles) -> _Particles:
+        """Each a step along the difference of two others, of any length up to the usual one."""
+        now = jax.lax.cond(now.move % NUM_MOVES == 1, _colder, lambda same: same, now)
+        key, pair_key, length_key, accept_key = jax.random.split(now.key, 4)
+        one, other = jax.random.randint(pair_key, (2, NUM_PARTICLES), 0, NUM_PARTICLES)
+        exponent = jax.random.uniform(length_key, (NUM_PARTICLES, 1), loc.dtype) ** 2
+        length = 2.38 / jnp.sqrt(2 * loc.size) * SHORTEST**-exponent
+        length = jnp.where(now.move > 0, length, 0.0)  # first, the density where they are
+        x = now.x + length * (now.others[one] - now.others[other])
+        new = now._replace(x=x, log_start=log_start(x), log_lacking=log_lacking(x))
+        gain = new.log_prob() - now.log_prob()
+        taken = jnp.log(jax.random.uniform(accept_key, gain.shape)) < gain
+        return now._replace(
+            x=jnp.where(taken[:, None], new.x, now.x),
+            log_start=jnp.where(taken, new.log_start, now.log_start),
+            log_lacking=jnp.where(taken, new.log_lacking, now.log_lacking),
+            key=key,
+            move=now.move + 1,
         )
 
-    def unfinished(particles: _Particles) -> jax.Array:
-        warm = particles.inverse_temperature < 1
-        return warm & (particles.step < MOST_TEMPERATURES) & (particles.log_mass > -jnp.inf)
+    def unfinished(now: _Particles) -> jax.Array:
+        cold = (now.inverse_temperature == 1) & (now.move % NUM_MOVES == 1)
+        few = now.move < MOST_TEMPERATURES * NUM_MOVES
+        return ~cold & few & (now.log_mass > -jnp.inf)
 
-    noise = jax.random.normal(noise_key, (NUM_PARTICLES, loc.size))
+    noise_key, key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, (NUM_PARTICLES, loc.size), loc.dtype)
     x = loc + jnp.resize(reach, (NUM_PARTICLES, 1)) * product(noise, scale_tril.T)
-    zero = jnp.zeros((), x.dtype)
-    start = _Particles(zero, x, log_start(x), log_lacking(x), zero, key, 0)
-    return jax.lax.while_loop(unfinished, colder, start)
+    zero = jnp.zeros((), loc.dtype)
+    nothing = jnp.full(NUM_PARTICLES, -jnp.inf, loc.dtype)
+    start = _Particles(zero, x, x, log_start(x), nothing, zero, key, 0)
+    return jax.lax.while_loop(unfinished, moved, start)
+
+
+def _colder(particles: _Particles) -> _Particles:
+    """Particles of the next temperature: drawn by their weights for it."""
+    key, draw_key = jax.random.split(particles.key)
+    b = _next(particles)
+    log_w = _increments(particles, b)
+    number = len(log_w)
+    chosen = jax.random.choice(draw_key, number, (number,), p=jax.nn.softmax(log_w))
+    x = particles.x[chosen]
+    return particles._replace(
+        inverse_temperature=b,
+        x=x,
+        others=x,
+        log_start=particles.log_start[chosen],
+        log_lacking=particles.log_lacking[chosen],
+        log_mass=particles.log_mass + logsumexp(log_w) - jnp.log(number),
+        key=key,
+    )
 
 
 def _increments(particles: _Particles, b: jax.Array) -> jax.Array:
@@ -178,15 +193,10 @@ def _next(particles: _Particles) -> jax.Array:
     return jnp.where(enough(one), one, high)
 
 
-def _moments(draws: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean [D] and Cholesky factor [D, D] of the covariance of those draws that are finite."""
-    known = jnp.isfinite(draws).all(axis=1)
-    weight = known / known.sum()
-    draws = jnp.where(known[:, None], draws, 0.0)
-    loc = weight @ draws
-    steps = draws - loc
-    sd = jnp.sqrt(weight @ steps**2)
-    steps = steps / sd
-    correlation = product(steps.T * weight, steps)
-    ridge = 1e-4 * jnp.eye(loc.size)
-    return loc, sd[:, None] * jnp.linalg.cholesky(correlation + ridge)
+    draws = np.asarray(draws[np.isfinite(draws).all(axis=1)], np.float64)
+    loc, sd = draws.mean(axis=0), draws.std(axis=0)
+    steps = (draws - loc) / sd
+    correlation = steps.T @ steps / len(steps)
+    return loc, sd[:, None] * np.linalg.cholesky(correlation + 1e-4 * np.eye(loc.size))
