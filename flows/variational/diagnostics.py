@@ -22,6 +22,7 @@ EVEN_ESS = 0.99  # of all draws: weights then move no mean by more than a tenth 
 NOISE_ESS = 0.01  # of all draws: below, weights say nothing of how good q is
 MEAN_LIMIT, SD_LIMIT = 0.1, 0.15  # of what weights may change, before it counts
 MISSED_LIMIT, ERRORS = 0.02, 4  # nats of evidence that q's own draws may miss, and standard errors
+ERROR_LIMIT = 0.1  # nats: where few of the draws that reach further decide, nothing is known
 NAMED = 3  # lost modes, when printed
 
 
@@ -54,7 +55,8 @@ class Diagnostics:
             of a flow with a support, or of a target without a Hessian.
         lost_regions: The region with mass of the target where q has next to none, found by
             tempering, with its share of the evidence; empty where there is none. None where it was
-            not looked for.
+            not looked for, as a mode is lost already, beyond 200 dimensions, or of a flow with a
+            support, or where tempering did not get there.
     """
 
     elbo: Estimate
@@ -85,6 +87,7 @@ class Diagnostics:
             ),
             f"weights change a deviation by {self.sd_shift:.0%}": self.sd_shift > SD_LIMIT,
             f"its draws miss {self._missing:.1%} of the evidence": not self._missing <= 0,
+            f"the log evidence is known to +- {self._error:.2f} only": self._error > ERROR_LIMIT,
             "the target has modes that q lacks": bool(self.lost_modes),
             "the target has mass where q has none": bool(self.lost_regions),
         }
@@ -92,7 +95,7 @@ class Diagnostics:
 
     @property
     def trustworthy(self) -> bool:
-        """Whether k-hat is below 0.7, weights are finite and change little, and no mode is lost.
+        """Whether k-hat is below 0.7, weights are finite and change little, and nothing is lost.
 
         They change little where they move no mean by more than a tenth of its standard deviation,
         and no standard deviation by more than 15 %. k-hat does not count where the ESS is at least
@@ -134,6 +137,10 @@ class Diagnostics:
         return (len(self.reasons), -self.ess) < (len(other.reasons), -other.ess)
 
     @property
+    def _error(self) -> float:
+        return float(self.log_evidence.standard_error)
+
+    @property
     def _uneven(self) -> bool:
         """Whether k-hat counts."""
         return self.ess < EVEN_ESS * self.num_samples
@@ -162,7 +169,11 @@ class Diagnostics:
         )
 
     def _about_regions(self) -> list[str]:
-        return [f"lost region   {region}" for region in self.lost_regions or ()]
+        if self.lost_regions is None:
+            return ["lost region   not looked for"]
+        return [f"lost region   {region}" for region in self.lost_regions] or [
+            "lost region   none found"
+        ]
 
     def _about_modes(self) -> list[str]:
         if self.lost_modes is None:

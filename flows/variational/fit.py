@@ -21,11 +21,11 @@ from flows.targets import Target, as_target
 from flows.training import Program, TrainingState, adam_unless_given
 from flows.variational.diagnostics import NUM_DRAWS
 from flows.variational.laplace import MOST_DIMENSIONS, LaplaceFits, laplace_fits
-from flows.variational.modes import lost_modes
+from flows.variational.modes import LostMode, lost_modes
 from flows.variational.posterior import Posterior
 from flows.variational.search import first_starts
 from flows.variational.stages import MOST_ROWS, PEAKS, Stages
-from flows.variational.start import better_of_two, with_laplace, with_modes
+from flows.variational.start import better_of_two, fits_of, with_laplace, with_modes
 from flows.variational.tempering import lost_regions
 from flows.variational.weights import weighted_draws
 
@@ -106,8 +106,8 @@ def fit_posterior(
     flow in each direction. Before and after: 65,536 evaluations to look for modes, in each of one
     to 16 searches; 20,000 each time that q is judged; D + 1 gradients for each of 32 Hessians of
     a search; where there seem to be several modes 131,072 evaluations to tell their shares; and
-    some 50,000 for what tempering finds. A target of more than 20,000 rows of data is not searched,
-    nor is a second stage run.
+    some 100,000 for what tempering finds. A target of more than 20,000 rows of data is not
+    searched, nor is a second stage run.
 
     Examples:
         >>> import flows, jax, jax.numpy as jnp
@@ -165,16 +165,17 @@ def fit_posterior(
     begun = _begun(network, log_density, flow, alone, fits_of_start, start_key)
     posterior = stages(begun, train_key, folder)
     known = fits if look else None
-    search = partial(
-        _with_lost, fits=known, searched=searched, batch_size=num_samples, key=modes_key
-    )
-    posterior = search(posterior)
+    regions = searched and event_size <= MOST_DIMENSIONS and network.support is None
+    search = partial(_with_lost, regions=regions, batch_size=num_samples, key=modes_key)
+    posterior = search(posterior, known)
     may_begin_again = flow is None and start == "auto" and posterior.stop_reason != "interrupted"
     lost = posterior.diagnostics.addable if may_begin_again else ()
     if lost and known is not None:
         try:
-            begun = with_modes(network, log_density, known, start_key, lost)
-            again = search(stages(begun, train_key, folder and folder / f"again-{num_steps}"))
+            added = fits_of(lost, known)
+            begun = with_modes(network, log_density, known, start_key, added)
+            again = stages(begun, train_key, folder and folder / f"again-{num_steps}")
+            again = search(again, known.joined(added))
         except (FloatingPointError, ValueError) as error:
             warnings.warn(f"What was lost could not be added: {error}", stacklevel=2)
         else:
@@ -217,9 +218,9 @@ def _begun(
 
 def _with_lost(
     posterior: Posterior,
-    *,
     fits: LaplaceFits | None,
-    searched: bool,
+    *,
+    regions: bool,
     batch_size: int,
     key: jax.Array,
 ) -> Posterior:
@@ -228,20 +229,27 @@ def _with_lost(
     diagnostics = posterior.diagnostics
     log_evidence = float(diagnostics.log_evidence.value)
     draws_key, tempering_key = jax.random.split(jax.random.fold_in(key, 1))
+
+    def of_tempering() -> tuple[LostMode, ...] | None:
+        draws = weighted_draws(flow, log_density, draws_key, 2 * NUM_DRAWS, batch_size).x
+        own = np.asarray(draws[:NUM_DRAWS])
+        return lost_regions(flow, log_density, own, log_evidence, tempering_key)
+
+    modes = _looked(
+        lambda: lost_modes(flow, log_density, fits, log_evidence, diagnostics.spread, key)
+    )
+    found = _looked(of_tempering) if regions and not modes else None
+    changed = dataclasses.replace(diagnostics, lost_modes=modes, lost_regions=found)
+    return dataclasses.replace(posterior, diagnostics=changed)
+
+
+def _looked(look: Callable[[], Any]) -> Any:
+    """What a search returns; None, and a warning, where it fails or is interrupted."""
     try:
-        lost = lost_modes(flow, log_density, fits, log_evidence, diagnostics.spread, key)
-        regions = None
-        if searched and not lost:
-            draws = weighted_draws(flow, log_density, draws_key, 2 * NUM_DRAWS, batch_size).x
-            own = np.asarray(draws[:NUM_DRAWS])
-            regions = lost_regions(flow, log_density, own, log_evidence, tempering_key)
+        return look()
     except (Exception, KeyboardInterrupt) as error:
         _warn_of_modes(error)
-        return posterior
-    return dataclasses.replace(
-        posterior,
-        diagnostics=dataclasses.replace(diagnostics, lost_modes=lost, lost_regions=regions),
-    )
+        return None
 
 
 def _first_fits(

@@ -14,7 +14,7 @@ from flows.bijectors.linear import product
 
 DF = 5.0  # tails heavier than most targets'
 NUM_DRAWS, NUM_ROUNDS, BATCH = 8192, 16, 256
-WIDER = 3.0  # components around one centre that differ by more are two
+SAME, WIDER = 1.0, 3.0  # deviations, and ratio of them, within which two components are one
 SPARE = 0.1  # of the draws, evenly over the components: none is given up too early
 
 
@@ -37,18 +37,13 @@ class Mixture(NamedTuple):
         constant = self.loc.shape[1] / 2 * jnp.log(2 * jnp.pi)
         return logsumexp(self.log_share - squares / 2 - log_scales - constant, axis=1)
 
-    def distance(self, i: int, j: int) -> float:
-        """From component i to component j, in standard deviations of j."""
-        step, scale = (
-            np.asarray(a, float) for a in (self.loc[i] - self.loc[j], self.scale_tril[j])
-        )
-        return float(np.linalg.norm(np.linalg.solve(scale, step)))
-
-    def as_wide(self, i: int, j: int) -> bool:
-        """Whether component i is as wide as j in all directions, but for a factor of 3."""
+    def alike(self, i: int, j: int) -> bool:
+        """Whether component i is within a deviation of component j, and about as wide."""
+        step = np.asarray(self.loc[i] - self.loc[j], float)
         mine, other = (np.asarray(self.scale_tril[k], float) for k in (i, j))
+        near = np.linalg.norm(np.linalg.solve(other, step)) < SAME
         ratios = np.linalg.svd(np.linalg.solve(other, mine), compute_uv=False)
-        return bool(ratios.min() > 1 / WIDER and ratios.max() < WIDER)
+        return bool(near and ratios.min() > 1 / WIDER and ratios.max() < WIDER)
 
 
 @quick_jit(once=True)

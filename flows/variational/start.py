@@ -24,7 +24,6 @@ from flows.variational.weights import weighted_draws
 MOST_MODES = 64
 NUM_SEARCHES, IN_VAIN = 16, 3  # around the modes known so far, and without a new one
 BLOCKS, EACH = 64, NUM_STARTS // 4  # of points around one centre; starts near modes and elsewhere
-SAME = 1.0  # standard deviation, within which two components are one
 LEAST_SHARE = 1e-4  # of the mass: a mode with less is left out
 LEAST_ESS = 80  # of the draws that told the shares of the modes
 NUM_DRAWS, BATCH = 256, 64  # to compare the ELBOs of two starts
@@ -35,19 +34,20 @@ def with_modes(
     target: Callable[[jax.Array], jax.Array],
     fits: LaplaceFits,
     key: jax.Array,
-    lost: tuple[LostMode, ...] = (),
+    added: LaplaceFits | None = None,
 ) -> Flow:
     """A flow of couplings, which start neutral, behind the best of the Gaussians.
 
-    If there are several modes, or what another flow had `lost`, it is on a base with a component
-    for each instead. Shares and shapes of the components, a mixture of normals, are told by
-    importance sampling.
+    If there are several modes it is on a base with a component for each instead. Shares and shapes
+    of the components, a mixture of normals, are told by importance sampling. What is `added`, as
+    another flow had lost it, has one too, also if it lies within a wider mode.
     """
     modes_key, start_key = jax.random.split(key)
-    mixture = _mixture_of_modes(target, fits, lost, modes_key)
+    added = LaplaceFits(*(part[:0] for part in fits)) if added is None else added
+    mixture = _mixture_of_modes(target, fits, added, modes_key)
     flow = Flow(flow.base, Chain(_identity(flow.bijector)))
     if mixture is None:
-        return with_laplace(flow, target, fits.joined(_fits_of(lost, fits)), start_key)
+        return with_laplace(flow, target, fits.joined(added), start_key)
     base, start = _standardized(mixture)
     return _behind(Flow(base, flow.bijector), start)
 
@@ -99,45 +99,43 @@ def _identity(layers: Any) -> tuple[Bijector, Bijector]:
     return Permutation(np.argsort(order)), layers
 
 
+def fits_of(lost: tuple[LostMode, ...], fits: LaplaceFits) -> LaplaceFits:
+    """Gaussians of what was lost, as heavy as the heaviest of the others, on the host."""
+    log_mass, dtype = np.asarray(fits.log_mass), fits.loc.dtype
+    heaviest = log_mass[np.isfinite(log_mass)].max(initial=-np.inf)
+    return LaplaceFits(
+        np.array([one.location for one in lost], dtype),
+        np.array([one.scale_tril for one in lost], dtype),
+        np.full(len(lost), heaviest, log_mass.dtype),
+    )
+
+
 def _mixture_of_modes(
     target: Callable[[jax.Array], jax.Array],
     fits: LaplaceFits,
-    lost: tuple[LostMode, ...],
+    added: LaplaceFits,
     key: jax.Array,
 ) -> Mixture | None:
-    """A component for each mode, looked for around those known; None where one is all.
-
-    What was lost has one too, also if it lies within a wider mode.
-    """
-    added = _fits_of(lost, fits)
-    known = fits.joined(added).distinct(MOST_MODES)
-    dropped = [not (known.loc == loc).all(axis=1).any() for loc in added.loc]
-    inside = LaplaceFits(*(part[np.array(dropped, bool)] for part in added))
+    """A component for each mode, looked for around those known; None where one is all."""
+    known = fits.distinct(MOST_MODES)
     fit_key, *searches = jax.random.split(key, 1 + NUM_SEARCHES)
     in_vain = 0
     for i, search in enumerate(searches):
         before = len(known.loc)
-        if before == 0 or known.loc.shape[1] > MOST_DIMENSIONS:
+        if before + len(added.loc) == 0 or added.loc.shape[1] > MOST_DIMENSIONS:
             return None
-        more = laplace_fits(target, _starts_among(target, known.joined(inside), search))
+        more = laplace_fits(target, _starts_among(target, known.joined(added), search))
         known = known.joined(more).distinct(MOST_MODES)
-        if i == 0 and len(known.loc) + len(inside.loc) < 2:
+        if i == 0 and len(known.loc) + len(added.loc) < 2:
             return None
         in_vain = in_vain + 1 if len(known.loc) == before else 0
         if in_vain == IN_VAIN:
             break
-    return _fitted(target, known.joined(inside), fit_key)
-
-
-def _fits_of(lost: tuple[LostMode, ...], fits: LaplaceFits) -> LaplaceFits:
-    """Gaussians of what was lost, as heavy as the heaviest of the others, on the host."""
-    loc, scale_tril, log_mass = (np.asarray(part) for part in fits)
-    heaviest = log_mass[np.isfinite(log_mass)].max(initial=-np.inf)
-    return LaplaceFits(
-        np.array([one.location for one in lost], loc.dtype).reshape(-1, loc.shape[1]),
-        np.array([one.scale_tril for one in lost], loc.dtype).reshape(-1, *scale_tril.shape[1:]),
-        np.full(len(lost), heaviest, log_mass.dtype),
-    )
+    number, everything = len(known.loc), known.joined(added)
+    components = _evenly(everything)
+    again = lambda i: i >= number and any(components.alike(i, j) for j in range(number))
+    kept = np.array([i for i in range(len(components.loc)) if not again(i)])
+    return _fitted(target, LaplaceFits(*(part[kept] for part in everything)), fit_key)
 
 
 def _fitted(
@@ -150,7 +148,7 @@ def _fitted(
     share = np.exp(np.asarray(mixture.log_share, float))
     kept: list[int] = []
     for i in np.argsort(-share):
-        same = [j for j in kept if mixture.distance(i, j) < SAME and mixture.as_wide(i, j)]
+        same = [j for j in kept if mixture.alike(i, j)]
         if same:  # two ends of one climb
             share[same[0]] += share[i]
         elif share[i] > LEAST_SHARE:

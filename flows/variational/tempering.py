@@ -17,6 +17,7 @@ from flows.variational.modes import LostMode
 NUM_PARTICLES, NUM_MOVES, BATCH = 1024, 10, 256
 MOST_TEMPERATURES = 64
 REACHES = tuple(1000.0 ** (i / 15) for i in range(16))  # in deviations of q: where to start
+FARTHEST = 5.0  # deviations from the median: draws of q beyond count as there
 SHORTEST = 64.0  # steps of particles are shorter than the usual by up to this factor
 NEXT_TO_NONE = 0.01  # of the density: what q explains less of counts as lacking; weights see more
 LEAST_SHARE = 0.02  # of the evidence: what matters less is not reported
@@ -37,7 +38,7 @@ def lost_regions(
     draws: np.ndarray,
     log_evidence: float,
     key: jax.Array,
-) -> tuple[LostRegion, ...]:
+) -> tuple[LostRegion, ...] | None:
     r"""The region where q lacks mass of the target, if there is one.
 
     A wide shoulder of a narrow mode has no mode of its own, and no importance weight tells of it
@@ -47,7 +48,8 @@ def lost_regions(
 
     which is p where q explains next to nothing of it, and next to nothing where it does, by
     sequential Monte Carlo: Z is what q estimates the evidence to be, so that it is compared with
-    another, independent estimate. That is unbiased: it is seldom far too large.
+    another, independent estimate, which is seldom far too large. In 10 dimensions that is right to
+    some 15 %, in 100 to a factor of two.
     Source: Del Moral et al. 2006, J. R. Stat. Soc. B 68; moves as of ter Braak 2006,
     Stat. Comput. 16.
 
@@ -58,15 +60,21 @@ def lost_regions(
         log_evidence: log Z.
         key: Random key.
 
+    Returns:
+        It; none where next to nothing is lacking; None where that cannot be told, as particles do
+        not get there.
+
     Cost: some 10,000 evaluations of the target and of q for each temperature, of which there are
     three to ten for most targets.
     """
     around = (jnp.asarray(part, draws.dtype) for part in _moments(draws))
     found = _tempered(flow, target, log_evidence, *around, key)
     share = float(jax.nn.sigmoid(float(found.log_mass) - log_evidence))
-    x = np.asarray(found.x, np.float64)
-    if not (found.inverse_temperature == 1 and share > LEAST_SHARE):
+    if found.log_mass > -jnp.inf and found.inverse_temperature != 1:
+        return None
+    if not share > LEAST_SHARE:
         return ()
+    x = np.asarray(found.x, np.float64)
     jitter = 1e-6 * np.diag(x.var(axis=0))
     scale_tril = np.linalg.cholesky(np.cov(x, rowvar=False).reshape(jitter.shape) + jitter)
     return (LostRegion(x.mean(axis=0), share, scale_tril),)
@@ -194,9 +202,10 @@ def _next(particles: _Particles) -> jax.Array:
 
 
 def _moments(draws: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean [D] and Cholesky factor [D, D] of the covariance of those draws that are finite."""
+    """Median [D] of draws [n, D], and Cholesky factor [D, D] of a covariance without outliers."""
     draws = np.asarray(draws[np.isfinite(draws).all(axis=1)], np.float64)
-    loc, sd = draws.mean(axis=0), draws.std(axis=0)
-    steps = (draws - loc) / sd
+    low, loc, high = np.quantile(draws, [0.16, 0.5, 0.84], axis=0)
+    sd = np.where(high > low, (high - low) / 2, 1.0)
+    steps = np.clip((draws - loc) / sd, -FARTHEST, FARTHEST)
     correlation = steps.T @ steps / len(steps)
     return loc, sd[:, None] * np.linalg.cholesky(correlation + 1e-4 * np.eye(loc.size))
