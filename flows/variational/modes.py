@@ -16,10 +16,10 @@ from flows.variational.laplace import LaplaceFits, laplace_fits
 from flows.variational.search import NUM_STARTS, POOL, spread_out, stretched, unexplained
 
 NUM_DRAWS, BATCH = 256, 64  # around each mode, and at once
-LEAST_SHARE = 0.01  # of the evidence: what matters less is not reported
+LEAST_SHARE = 0.01  # of the evidence: if all that is lost matters less it is not reported
 LEAST_COVERED = 0.5  # of a mode's evidence; estimates of ratios are noisy
 BLURRED = 0.1  # of a mode's deviations: by how much rounding may move points near it
-SEEN = 1e-4  # of q: a mode with less has no draws in the evidence that q estimates
+SEEN = 1e-4  # of q or the evidence: a mode with less has no draws, and is none
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,10 +90,12 @@ def lost_modes(
     unseen = [i for i in lost if explained[i] < log_evidence + np.log(SEEN)]
     total = np.logaddexp.reduce([log_evidence, *near[unseen]])
     shares = np.exp(near[lost] - total)
+    if not shares.sum() > LEAST_SHARE:
+        return ()
     return tuple(
         LostMode(np.asarray(fits.loc[i]), float(share), np.asarray(fits.scale_tril[i]))
         for i, share in zip(lost, shares, strict=True)
-        if share > LEAST_SHARE
+        if share > SEEN
     )
 
 
