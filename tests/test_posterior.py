@@ -112,6 +112,17 @@ def test_global_moves_go_between_modes():
     assert 0.05 < both.acceptance < 0.9
 
 
+def test_an_evidence_that_few_draws_decide_is_not_trusted():
+    """One draw that reaches far, and finds as much as all others together."""
+    good = posterior_of(lambda theta: -0.5 * jnp.sum(theta**2)).diagnostics
+    assert good.trustworthy
+    error = jnp.asarray(0.4)
+    evidence = dataclasses.replace(good.log_evidence, standard_error=error)
+    assert dataclasses.replace(good, log_evidence=evidence).reasons == [
+        "the log evidence is known to +- 0.40 only"
+    ]
+
+
 def test_chains_that_do_not_mix_say_so():
     target = lambda theta: -0.5 * jnp.sum((theta - 4.0) ** 2)
     chains = posterior_of(target).refine(seed=KEY)

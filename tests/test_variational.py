@@ -300,6 +300,25 @@ def test_modes_that_a_flow_of_ones_own_covers_are_not_lost(kept, share):
     assert posterior.diagnostics.trustworthy == (not lost)
 
 
+def test_many_modes_of_which_none_matters_alone_are_named():
+    angles = 2 * np.pi * np.arange(30) / 30
+    locs = jnp.asarray(
+        np.append([[0.0, 0.0]], 30 * np.stack([np.cos(angles), np.sin(angles)], 1), 0)
+    )
+    shares = jnp.asarray([0.9] + [0.1 / 30] * 30)
+
+    def target(theta):
+        each = jax.scipy.stats.norm.logpdf(theta, locs).sum(axis=1)
+        return jax.nn.logsumexp(each + jnp.log(shares))
+
+    flow = flows.Flow(flows.DiagonalNormal(2), flows.bijectors.Reverse(2))
+    with pytest.warns(UserWarning, match="the target has modes that q lacks"):
+        posterior = as_it_is(target, flow)
+    lost = posterior.diagnostics.lost_modes
+    assert all(mode.share < 0.01 for mode in lost)
+    assert 0.01 < sum(mode.share for mode in lost) < 0.12
+
+
 @pytest.mark.slow
 def test_what_weights_vary_by_is_no_lost_mode():
     """Skewed in 30 directions, with a normal as q: a few draws near the mode carry the weight."""

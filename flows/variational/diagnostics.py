@@ -50,9 +50,9 @@ class Diagnostics:
         sd_shift: By which ratio, less 1, they change the standard deviation of the worst.
         lost_modes: Modes that a search around 0 and around q found, and where q lacks more than
             half of the mass, with their share of the evidence; none where all of that is below one
-            per cent. Weights do not tell: their draws never go there. Modes that no search found are
-            not told by anything here. None where they were not looked for: beyond 200 dimensions,
-            of a flow with a support, or of a target without a Hessian.
+            per cent. Weights do not tell: their draws never go there. Modes that no search found
+            are not told by anything here. None where they were not looked for: beyond 200
+            dimensions, of a flow with a support, or of a target without a Hessian.
         lost_regions: The region with mass of the target where q has next to none, found by
             tempering, with its share of the evidence; empty where there is none. None where it was
             not looked for, as a mode is lost already, beyond 200 dimensions, or of a flow with a
