@@ -56,7 +56,7 @@ def test_a_shoulder_without_a_mode_is_found(size, loc, narrow, wide, share):
     np.testing.assert_allclose(region.location, loc, atol=0.4 * wide)  # a few hundred draws
     deviations = np.linalg.norm(region.scale_tril, axis=1)
     np.testing.assert_allclose(deviations, wide, rtol=0.3)
-    assert f"{region.share:.0%} around" in str(region)
+    assert f"{region.share:.1%} around" in str(region)
 
 
 @pytest.mark.parametrize("size", [1, 2, 30])

@@ -317,6 +317,7 @@ def test_many_modes_of_which_none_matters_alone_are_named():
     lost = posterior.diagnostics.lost_modes
     assert all(mode.share < 0.01 for mode in lost)
     assert 0.01 < sum(mode.share for mode in lost) < 0.12
+    assert "lost mode     0.3% at" in str(posterior.diagnostics)
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ class LostMode:
     scale_tril: np.ndarray = dataclasses.field(compare=False, repr=False)
 
     def __str__(self) -> str:
-        return f"{self.share:.0%} at {np.array2string(self.location, precision=3, threshold=6)}"
+        return f"{self.share:.1%} at {np.array2string(self.location, precision=3, threshold=6)}"
 
 
 def lost_modes(

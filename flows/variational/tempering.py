@@ -29,7 +29,7 @@ class LostRegion(LostMode):
     def __str__(self) -> str:
         shown = lambda values: np.array2string(values, precision=3, threshold=6)
         deviations = np.linalg.norm(self.scale_tril, axis=1)
-        return f"{self.share:.0%} around {shown(self.location)}, +- {shown(deviations)}"
+        return f"{self.share:.1%} around {shown(self.location)}, +- {shown(deviations)}"
 
 
 def lost_regions(
