@@ -231,6 +231,7 @@ def test_auto_takes_the_substitution_also_for_points_under_vmap():
     assert "while[" not in program  # of Jacobi's sweeps
 
 
+@pytest.mark.slow
 def test_all_orders_of_derivatives_of_a_whole_flow_at_one_point():
     flow = perturbed(flows.iaf(3, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0)))
     x = jnp.array([[0.3, -0.2, 0.5], [1.0, 0.0, -1.0]])

@@ -72,6 +72,7 @@ def test_the_order_of_the_rows_does_not_matter():
     assert abs(as_given.log_prob(x).mean() - mixed.log_prob(x).mean()) < 0.2
 
 
+@pytest.mark.slow
 def test_a_column_that_is_the_sum_of_others_keeps_the_spread_of_draws():
     a = np.random.default_rng(0).normal(size=(10_000, 2))
     x = np.column_stack([a, a.sum(axis=1)])
@@ -102,6 +103,7 @@ def test_training_goes_on_from_the_start():
         assert np.abs(before - after).max() > 0.01
 
 
+@pytest.mark.slow
 def test_components_of_logistics_start_unlike_each_other():
     rng = np.random.default_rng(0)
     x = rng.choice([-3.0, 3.0], (4000, 1)) + 0.3 * rng.normal(size=(4000, 1))

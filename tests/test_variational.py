@@ -184,7 +184,7 @@ def two_normals(loc, scale, share):
     return target
 
 
-@pytest.mark.parametrize("share", [0.5, 0.1])
+@pytest.mark.parametrize("share", [pytest.param(0.5, marks=pytest.mark.slow), 0.1])
 @pytest.mark.parametrize(
     ("loc", "scale"),
     [
@@ -212,7 +212,7 @@ def test_modes_are_kept(loc, scale, share):
     ("size", "distance", "width"),
     [
         pytest.param(1, 10.0, 1.0, marks=pytest.mark.slow),
-        (2, 1000.0, 1.0),
+        pytest.param(2, 1000.0, 1.0, marks=pytest.mark.slow),
         pytest.param(2, 30.0, 5.0, marks=pytest.mark.slow),
     ],
 )
