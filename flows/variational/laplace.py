@@ -16,6 +16,8 @@ APART = 3.0  # standard deviations between two modes
 NEGLIGIBLE = 50.0  # nats
 SADDLE = -0.1  # least eigenvalue of a precision of unit diagonal where the density has no top
 NUM_ITERATIONS = 200
+MOST_TRIALS = 8  # of the length of a step: all climbs wait for the one that tries longest
+RISE, IN_VAIN = 1e-3, 20  # nats less than which a climb has not risen, and after how many it ends
 MOST_DIMENSIONS = 200  # in which more modes are looked for: each costs a Hessian
 NUM_DRAWS = 256  # to compare the candidates' ELBOs
 BATCH = 64  # columns of a Hessian at once
@@ -168,22 +170,28 @@ def _best(
 
 
 def _climb(log_density: Callable[[jax.Array], jax.Array], start: jax.Array) -> jax.Array:
-    """Runs L-BFGS uphill from `start` and returns the best point it saw."""
-    solver = optax.lbfgs()
+    """Runs L-BFGS uphill from `start`, until it rises no more; returns the best point it saw."""
+    line = optax.scale_by_zoom_linesearch(MOST_TRIALS, initial_guess_strategy="one")
+    solver = optax.lbfgs(linesearch=line)
 
     def loss(x: jax.Array) -> jax.Array:
         return -log_density(x)
 
     value_and_grad = optax.value_and_grad_from_state(loss)
 
-    def step(carry, _):
-        x, state, best, best_value = carry
+    def step(carry):
+        x, state, best, best_value, number, in_vain = carry
         value, grad = value_and_grad(x, state=state)
+        in_vain = jnp.where(value < best_value - RISE, 0, in_vain + 1)
         better = value < best_value
         best, best_value = jnp.where(better, x, best), jnp.where(better, value, best_value)
         updates, state = solver.update(grad, state, x, value=value, grad=grad, value_fn=loss)
-        return (optax.apply_updates(x, updates), state, best, best_value), None
+        return optax.apply_updates(x, updates), state, best, best_value, number + 1, in_vain
 
-    init = (start, solver.init(start), start, jnp.inf)
-    (_, _, best, _), _ = jax.lax.scan(step, init, length=NUM_ITERATIONS)
-    return best
+    def climbing(carry):
+        *_, number, in_vain = carry
+        return (number < NUM_ITERATIONS) & (in_vain < IN_VAIN)
+
+    infinite = jnp.full((), jnp.inf, start.dtype)
+    init = (start, solver.init(start), start, infinite, 0, 0)
+    return jax.lax.while_loop(climbing, step, init)[2]
