@@ -1,17 +1,20 @@
-"""`jax.jit` that compiles faster on a CPU: most programs take longer to compile than to run."""
+"""Programs that compile faster, or that serve many shapes: most run for less than they compile."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from flows import _checks
 
 QUICK = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": True}
 ONCE = {"xla_cpu_use_fusion_emitters": False}  # loops a fifth slower, and known before this jax:
 WITHOUT_ONCE = (0, 11)
+LEAST_DRAWN = 4096  # numbers at once
 DISABLED = "jax_disable_most_optimizations"  # even less is wanted
 
 
@@ -48,3 +51,21 @@ def _wanted() -> bool:
 def _tracing(*args: Any) -> bool:
     """Whether the call is part of a caller's program: JAX refuses options there."""
     return not all(map(_checks.is_concrete, [jnp.zeros(()), *jax.tree.leaves(args)]))
+
+
+def normals(key: jax.Array, shape: tuple[int, ...]) -> Any:
+    """What `jax.random.normal` draws; outside `jit` on the host, by one program for many shapes.
+
+    (Number i of a stream does not depend on how many are drawn, so that more do no harm.)
+    """
+    size = math.prod(shape)
+    if _tracing(key):
+        return _normals(key, size).reshape(shape)
+    more = LEAST_DRAWN * 4 ** math.ceil(math.log(max(size / LEAST_DRAWN, 1), 4))
+    return np.asarray(_normals(key, more))[:size].reshape(shape)
+
+
+@quick_jit(once=True, static_argnames="size")
+def _normals(key: jax.Array, size: int) -> jax.Array:
+    # Behind the barrier they are rounded as anywhere: no later factor is drawn into them.
+    return jax.lax.optimization_barrier(jax.random.normal(key, (size,)))

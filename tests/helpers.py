@@ -175,7 +175,8 @@ def perturbed(module, seed=7, scale=0.3):
     """The module with noise added to every parameter, so that it is far from the identity."""
     rng = np.random.default_rng(seed)
     graphdef, params, rest = nnx.split(module, nnx.Param, ...)
-    noisy = lambda a: jnp.asarray(np.asarray(a) + scale * rng.normal(size=a.shape), a.dtype)
+    moved = lambda a: np.asarray(a) + scale * rng.normal(size=a.shape)
+    noisy = lambda a: jax.device_put(moved(a).astype(a.dtype))  # no program for each shape
     return nnx.merge(graphdef, jax.tree.map(noisy, params), rest)
 
 
@@ -200,7 +201,8 @@ def _made(maker, x64):
 
 def normals(seed, *shape):
     """Normal numbers, without a program for each shape."""
-    return jnp.asarray(np.random.default_rng(seed).normal(size=shape))
+    numbers = np.random.default_rng(seed).normal(size=shape)
+    return jax.device_put(numbers.astype(jnp.result_type(float)))
 
 
 @functools.partial(jax.jit, static_argnums=0)

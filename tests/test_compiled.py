@@ -8,7 +8,7 @@ from flax import nnx
 from helpers import bound, perturbed
 
 import flows
-from flows._programs import quick_jit
+from flows._programs import _normals, normals, quick_jit
 from flows.conditioners import compute_in
 
 KEY = jax.random.key(0)
@@ -216,3 +216,39 @@ def test_quick_programs_have_their_options_where_they_are_wanted(monkeypatch):
         program(1.0)
     assert jax.jit(program)(1.0) == 2.0
     assert jax.grad(program)(1.0) == 2.0
+
+
+def test_weights_are_the_same_wherever_a_flow_is_made():
+    def make(key):
+        rngs = nnx.Rngs(key)
+        return [flows.maf(3, rngs=rngs), flows.nsf(3, permutation="random", rngs=rngs)]
+
+    inside = jax.jit(make)(KEY)
+    for one in (make(KEY), jax.tree.map(lambda a: a[1], jax.vmap(make)(jnp.stack([KEY, KEY])))):
+        assert jax.tree.structure(one) == jax.tree.structure(inside)
+        for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(inside), strict=True):
+            assert a.dtype == b.dtype
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+    with jax.enable_x64(True):
+        assert flows.maf(3, rngs=nnx.Rngs(0)).log_prob(np.zeros(3)).dtype == jnp.float64
+
+
+def test_flows_of_other_sizes_draw_their_weights_by_the_same_program():
+    flows.maf(3, rngs=nnx.Rngs(0))
+    number = _normals._cache_size()
+    flows.real_nvp(7, num_layers=3, hidden_sizes=(50, 30), context_size=2, rngs=nnx.Rngs(0))
+    assert _normals._cache_size() == number
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (5, 3), (4096,), (4097, 2), (17, 1000)])
+def test_normals_are_those_of_jax(shape):
+    expected = jax.random.normal(KEY, shape)
+    np.testing.assert_array_equal(normals(KEY, shape), expected)
+    np.testing.assert_allclose(jax.jit(lambda: normals(KEY, shape))(), expected, rtol=1e-6)
+
+
+def test_layers_of_unequal_shapes_make_no_stack():
+    sizes = iter([8, 16])
+    make = lambda rngs: flows.bijectors.Coupling(2, hidden_sizes=(next(sizes),), rngs=rngs)
+    with pytest.raises(ValueError, match="make_layer must make layers of equal shapes"):
+        flows.bijectors.Stack(make, 2, rngs=nnx.Rngs(0))

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from flows import _checks
@@ -152,7 +153,7 @@ class Stack(Composite):
     ):
         self.num_layers = _checks.positive_int("num_layers", num_layers)
         keys = jax.random.split(rngs.params(), self.num_layers)
-        self.layers = jax.vmap(lambda key: make_layer(nnx.Rngs(key)))(keys)
+        self.layers = _stacked(make_layer, keys)
         require_bijector("make_layer(rngs)", self.layers)
         super().__init__(self.layers.event_size, self.layers.context_size)
 
@@ -200,6 +201,23 @@ class Stack(Composite):
         dtype = jnp.result_type(x, *jax.tree.leaves(layers))  # the carry keeps its type
         start = x.astype(dtype), jnp.zeros(x.shape[:-1], dtype)
         return jax.lax.scan(step, start, layers, length=self.num_layers, reverse=not inverse)[0]
+
+
+def _stacked(make: Callable[[nnx.Rngs], Any], keys: jax.Array) -> Any:
+    """As `jax.vmap(make)`, but outside `jit` one by one: then next to nothing is compiled."""
+    if not _checks.is_concrete(keys):
+        return jax.vmap(lambda key: make(nnx.Rngs(key)))(keys)
+    made = [make(nnx.Rngs(key)) for key in keys]
+    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(layer)] for layer in made]
+    if any(others != shapes[0] for others in shapes):
+        raise ValueError(f"make_layer must make layers of equal shapes, got {shapes}.")
+    leaves = zip(*map(jax.tree.leaves, made), strict=True)
+    return jax.tree.unflatten(jax.tree.structure(made[0]), map(_stack, leaves))
+
+
+def _stack(parts: Sequence[Any]) -> jax.Array:
+    numbers = not jnp.issubdtype(parts[0].dtype, jax.dtypes.prng_key)
+    return jax.device_put(np.stack(parts)) if numbers else jnp.stack(parts)
 
 
 class Inverse(Bijector):

@@ -41,7 +41,7 @@ class TriangularAffine(Bijector):
 
     is_affine_triangular = True
 
-    def __init__(self, loc: jax.Array, scale_tril: jax.Array, *, trainable: bool = True):
+    def __init__(self, loc: Any, scale_tril: Any, *, trainable: bool = True):
         size = jnp.shape(loc)[-1]
         if jnp.shape(loc) != (size,) or jnp.shape(scale_tril) != (size, size):
             raise ValueError(
@@ -58,10 +58,8 @@ class TriangularAffine(Bijector):
                 )
         self.trainable = trainable
         variable = nnx.Param if trainable else Buffer
-        diagonal = jnp.diagonal(scale_tril)
-        self.loc = variable(jnp.asarray(loc))
-        self.log_diagonal = variable(jnp.log(diagonal))
-        self.lower = variable(jnp.tril(scale_tril / diagonal[:, None], -1))
+        kept = _kept(*map(jnp.asarray, (loc, scale_tril)))
+        self.loc, self.log_diagonal, self.lower = map(variable, kept)
 
     @property
     def scale_tril(self) -> jax.Array:
@@ -85,6 +83,13 @@ class TriangularAffine(Bijector):
         x = jax.scipy.linalg.solve_triangular(self.scale_tril, centred.T, lower=True).T
         log_det = -self._read(self.log_diagonal).sum()
         return x.reshape(y.shape), jnp.broadcast_to(log_det, y.shape[:-1])
+
+
+@jax.jit
+def _kept(loc: jax.Array, scale_tril: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """What `TriangularAffine` keeps."""
+    diagonal = jnp.diagonal(scale_tril)
+    return loc, jnp.log(diagonal), jnp.tril(scale_tril / diagonal[:, None], -1)
 
 
 class LULinear(Bijector):

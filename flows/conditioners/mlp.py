@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 
 from flows import _checks
-from flows._programs import quick_jit
+from flows._programs import normals
 from flows._recipes import Recorded
 from flows.conditioners.features import compressed
 
@@ -84,12 +84,12 @@ class Linear(nnx.Module):
         return product(x, self.kernel[...]) + self.offset()
 
 
-@quick_jit(once=True, static_argnames="shape")
 def _initial(key: jax.Array, stddev: float, shape: tuple[int, int]) -> tuple[jax.Array, jax.Array]:
-    """A kernel and a bias, by one program for all layers of a shape."""
-    # Behind the barrier the numbers are rounded as anywhere: no factor is drawn into the normals.
-    normals = jax.lax.optimization_barrier(jax.random.normal(key, shape))
-    return stddev * normals, jnp.zeros(shape[1])
+    """A kernel and a bias."""
+    kernel = float(stddev) * normals(key, shape)
+    if not isinstance(kernel, np.ndarray):
+        return kernel, jnp.zeros(shape[1], kernel.dtype)
+    return jax.device_put(kernel), jax.device_put(np.zeros(shape[1], kernel.dtype))
 
 
 class MLP(Recorded):

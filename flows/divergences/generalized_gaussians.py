@@ -60,6 +60,13 @@ def generalized_gaussian_kl(
             f"p_scatter and q_scatter must be of one size, got {size} and {q_scale.shape[-1]}."
         )
     b, c = _shape("p_shape", p_shape), _shape("q_shape", q_shape, ORDER - 1)
+    return Estimate.exact(_kl(p_scale, b, q_scale, c))
+
+
+@jax.jit
+def _kl(p_scale: jax.Array, b: jax.Array, q_scale: jax.Array, c: jax.Array) -> jax.Array:
+    """The divergence [...], of the Cholesky factors of the scatter matrices."""
+    size = p_scale.shape[-1]
     batch = jnp.broadcast_shapes(p_scale.shape[:-2], q_scale.shape[:-2])
     shape = (*batch, size, size)
     p_scale, q_scale = jnp.broadcast_to(p_scale, shape), jnp.broadcast_to(q_scale, shape)
@@ -76,7 +83,7 @@ def generalized_gaussian_kl(
         - half / b + jnp.exp(log_radius + log_direction) / 2
     )  # fmt: skip
     same = (b == c) & (p_scale == q_scale).all(axis=(-2, -1))
-    return Estimate.exact(jnp.where(same, 0.0, value))
+    return jnp.where(same, 0.0, value)
 
 
 def _log_moment(eigenvalues: jax.Array, power: jax.Array) -> jax.Array:

@@ -88,6 +88,7 @@ def _copied(state: State) -> State:
     return jax.tree.map(lambda leaf: jnp.array(leaf, dtype=leaf.dtype), state)
 
 
+@jax.jit
 def reasons(state: State, task: Task) -> dict[str, jax.Array]:
     """The rules that end a run, and whether they hold."""
     return {

@@ -75,7 +75,7 @@ class Run:
     def never_improved(self) -> bool:
         """Whether validation liked none of its epochs better than the start."""
         never = 0 < len(self.validation) <= int(self.state.since_best)
-        return never and bool(jnp.isfinite(self.state.best_loss))
+        return never and bool(np.isfinite(self.state.best_loss))
 
     def why_stopped(self) -> str | None:
         """The rule that has ended the run, or None."""
@@ -86,7 +86,7 @@ class Run:
         """The best on validation; without one so far, the average or the last."""
         state = self.state
         chosen = state.params if state.average is None else state.average
-        if len(self.validation) and jnp.isfinite(state.best_loss):
+        if len(self.validation) and np.isfinite(state.best_loss):
             chosen = state.best
         parts = sharding.gather((chosen, self.task.rest), self.mesh)
         return nnx.merge(self.graphdef, *parts)

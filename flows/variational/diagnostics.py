@@ -201,7 +201,7 @@ def judge(
     evidence = _log_evidence(draws)
     missed = Estimate(
         evidence.value - alone.log_evidence.value,
-        jnp.hypot(evidence.standard_error, alone.log_evidence.standard_error),
+        jnp.asarray(np.hypot(evidence.standard_error, alone.log_evidence.standard_error)),
         len(draws.x),
         "importance_sampling",
     )

@@ -231,8 +231,8 @@ def _with_lost(
     draws_key, tempering_key = jax.random.split(jax.random.fold_in(key, 1))
 
     def of_tempering() -> tuple[LostMode, ...] | None:
-        draws = weighted_draws(flow, log_density, draws_key, 2 * NUM_DRAWS, batch_size).x
-        own = np.asarray(draws[:NUM_DRAWS])
+        draws = weighted_draws(flow, log_density, draws_key, 2 * NUM_DRAWS, batch_size)
+        own = np.asarray(draws.x)[:NUM_DRAWS]
         return lost_regions(flow, log_density, own, log_evidence, tempering_key)
 
     modes = _looked(

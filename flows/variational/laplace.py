@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from flows._programs import quick_jit
+from flows._programs import normals, quick_jit
 from flows.bijectors import TriangularAffine
 from flows.bijectors.linear import product
 
@@ -82,9 +82,9 @@ def laplace_start(
     Cost: a few thousand evaluations of the target.
     """
     event_size = fits.loc.shape[-1]
-    draws = jax.random.normal(key, (NUM_DRAWS, event_size))
+    draws = normals(key, (NUM_DRAWS, event_size))
     value, loc, scale_tril = _best(log_density, fits, draws)
-    if not jnp.isfinite(value):
+    if not np.isfinite(value):
         raise ValueError(
             "target is not finite around any of the starting points: check that it is a log "
             f"density on all of R^{event_size} (constrained parameters need a change of variables)."

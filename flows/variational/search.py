@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from flows._programs import normals
+
 NUM_STARTS = 32
 REACHES = (1.0, 3.0, 10.0, 30.0)  # how far out, in deviations of what is known
 FARTHER = (100.0, 3000.0, 10.0, 300.0)  # the same, of few starts: far modes attract from far away
@@ -15,12 +17,13 @@ POOL, BATCH = 65_536, 256  # points of which the unexplained are chosen; how man
 GROUPS = 4  # of the pool, by distance: what is far is unexplained by more
 
 
-def first_starts(event_size: int, key: jax.Array) -> jax.Array:
+def first_starts(event_size: int, key: jax.Array) -> np.ndarray:
     """Where to look for modes of a target of which nothing is known: around 0."""
-    return _reaching(jax.random.normal(key, (NUM_STARTS, event_size)).at[0].set(0.0), REACHES)
+    steps = _reaching(np.asarray(normals(key, (NUM_STARTS, event_size))), REACHES)
+    return np.append(np.zeros_like(steps[:1]), steps[1:], axis=0)
 
 
-def spread_out(draws: Any) -> jax.Array:
+def spread_out(draws: Any) -> np.ndarray:
     """Draws [n, D] moved away from their centre, half of them in one coordinate alone.
 
     (A target of independent coordinates with two modes each has its next mode there.) The others
@@ -33,10 +36,10 @@ def spread_out(draws: Any) -> jax.Array:
     one_way = _reaching(steps[: n // 4], FARTHER)
     alone = np.eye(event_size, dtype=points.dtype)[np.arange(n) % event_size]
     longer = (steps * (1 + ALONE * alone))[2 * len(one_way) :]
-    return jnp.asarray(centre + np.concatenate([one_way, -one_way, longer]))
+    return centre + np.concatenate([one_way, -one_way, longer])
 
 
-def _reaching(steps: Any, reaches: tuple[float, ...]) -> Any:
+def _reaching(steps: np.ndarray, reaches: tuple[float, ...]) -> np.ndarray:
     """Steps [n, D], of which some go farther than others."""
     return steps * np.resize(np.array(reaches, steps.dtype), (len(steps), 1))
 

@@ -43,7 +43,7 @@ def with_modes(
     another flow had lost it, has one too, also if it lies within a wider mode.
     """
     modes_key, start_key = jax.random.split(key)
-    added = LaplaceFits(*(part[:0] for part in fits)) if added is None else added
+    added = LaplaceFits(*(np.asarray(part)[:0] for part in fits)) if added is None else added
     mixture = _mixture_of_modes(target, fits, added, modes_key)
     flow = Flow(flow.base, Chain(_identity(flow.bijector)))
     if mixture is None:
@@ -83,7 +83,7 @@ def better_of_two(
 
 def _behind(flow: Flow, start: TriangularAffine) -> Flow:
     """A flow behind a fixed map and a learnable affine layer."""
-    affine = TriangularAffine(jnp.zeros(flow.event_size), jnp.eye(flow.event_size))
+    affine = TriangularAffine(np.zeros(flow.event_size), np.eye(flow.event_size))
     return Flow(flow.base, Chain([start, affine, flow.bijector]))
 
 

@@ -69,8 +69,9 @@ def lost_regions(
     """
     around = (jnp.asarray(part, draws.dtype) for part in _moments(draws))
     found = _tempered(flow, target, log_evidence, *around, key)
-    share = float(jax.nn.sigmoid(float(found.log_mass) - log_evidence))
-    if found.log_mass > -jnp.inf and found.inverse_temperature != 1:
+    log_mass = float(found.log_mass)
+    share = float(np.exp(-np.logaddexp(0.0, log_evidence - log_mass)))
+    if log_mass > -np.inf and float(found.inverse_temperature) != 1:
         return None
     if not share > LEAST_SHARE:
         return ()
