@@ -95,7 +95,9 @@ def _log_moment(eigenvalues: jax.Array, power: jax.Array) -> jax.Array:
     log_t = jnp.arange(-45.0, 60.0, step)  # where the integrand is above 1e-16 of its peak
     t = jnp.exp(log_t)
     tilted = relative[..., None, :] * t[:, None]
-    tilted = tilted / (1 + 2 * tilted)  # [..., T, D]: the l_i t of Q under the weight exp(-t Q)
+    # [..., T, D]: the l_i t of Q under the weight exp(-t Q). Behind the barrier the compiler does
+    # not make one fraction of this one and the next, whose products overflow.
+    tilted = jax.lax.optimization_barrier(tilted / (1 + 2 * tilted))
     # Taken out, so that no power of it underflows; the result does not depend on it.
     top = jax.lax.stop_gradient(tilted.max(axis=-1, keepdims=True))
     # Moments E[(tQ)^n exp(-tQ)] / E[exp(-tQ)] from cumulants k_j = 2^(j-1) (j-1)! sum_i tilted^j.
