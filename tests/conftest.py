@@ -1,5 +1,6 @@
 """What all tests share: Ctrl-C that works, and compilation that does not take most of the time."""
 
+import ctypes
 import gc
 import itertools
 import os
@@ -13,6 +14,7 @@ import pytest
 # Also where the shell started the tests in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+LIBRARY = ctypes.CDLL(None)
 gc.set_threshold(200_000, 20, 1000)  # there are many objects to look at, and few to collect
 
 # Programs compiled by a process that a test starts are read by the others.
@@ -54,7 +56,7 @@ def time_little(monkeypatch):
 def forget_programs():
     """Forgets each module's programs, whose memory is limited."""
     yield
-    jax.clear_caches()
+    forget()
 
 
 _run = itertools.count(1)
@@ -64,5 +66,11 @@ _run = itertools.count(1)
 def forget_programs_of_long_modules():
     """Forgets them now and then within a module too: a worker with too many of them crashes."""
     yield
-    if next(_run) % 40 == 0:
-        jax.clear_caches()
+    if next(_run) % 50 == 0:
+        forget()
+
+
+def forget():
+    jax.clear_caches()
+    if hasattr(LIBRARY, "malloc_trim"):  # glibc keeps what was freed
+        LIBRARY.malloc_trim(0)
