@@ -150,7 +150,8 @@ FLOWS = {
     "nsf autoregressive context": lambda rngs: flows.nsf(
         D, autoregressive=True, num_layers=2, hidden_sizes=(16,), context_size=C, rngs=rngs
     ),
-    "gaussianization": lambda rngs: flows.gaussianization(
+    "gaussianization": lambda rngs: flows.gaussianization(D, num_layers=3, rngs=rngs),
+    "gaussianization of data": lambda rngs: flows.gaussianization(
         D, num_layers=3, rngs=rngs, standardize_with=_rng.laplace(size=(50, D))
     ),
     "gaussianization context": lambda rngs: flows.gaussianization(

@@ -11,8 +11,11 @@ from helpers import BIJECTORS, FLOWS, bound, jacobians, made, make, normals
 import flows
 from flows import supports
 
-# Flows made of layers and options that other flows have in other combinations.
+# Made of layers, transformers and options that others have in other combinations.
 OF_KNOWN_PARTS = (
+    "coupling spline",
+    "coupling composed",
+    "autoregressive circular",
     "iaf context",
     "iaf D=1 context",
     "iaf D=2 residual",
@@ -21,13 +24,19 @@ OF_KNOWN_PARTS = (
     "real_nvp D=2 residual",
     "nsf autoregressive context",
     "gaussianization context",
+    "gaussianization of data",
     "ncsf beside numbers",
 )
 
 
 # All tests of one bijector or flow follow one another, at points of the same shapes, so that what
 # was compiled for one serves the next.
-@pytest.fixture(scope="module", params=BIJECTORS.keys())
+def marked(names):
+    slow = lambda name: [pytest.mark.slow] * (name in OF_KNOWN_PARTS)
+    return [pytest.param(name, marks=slow(name)) for name in names]
+
+
+@pytest.fixture(scope="module", params=marked(BIJECTORS))
 def name(request):
     return request.param
 
@@ -37,15 +46,9 @@ def maker(name):
     return BIJECTORS[name]
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(maker, id=name, marks=[pytest.mark.slow] * (name in OF_KNOWN_PARTS))
-        for name, maker in FLOWS.items()
-    ],
-)
+@pytest.fixture(scope="module", params=marked(FLOWS))
 def flow_maker(request):
-    return request.param
+    return FLOWS[request.param]
 
 
 @pytest.fixture(params=["float32", "float64"])

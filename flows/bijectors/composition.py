@@ -133,7 +133,7 @@ class Stack(Composite):
     Acts as `Chain([layer_0, ..., layer_{n-1}])`. Their arrays are stacked along a leading axis.
 
     Args:
-        make_layer: Makes one layer from an `nnx.Rngs`.
+        make_layer: Makes one layer from an `nnx.Rngs`; all of equal structure.
         num_layers: The number of layers.
         rngs: Source of the layers' own `nnx.Rngs`.
 
