@@ -21,12 +21,13 @@ from peers import (
     ours,
     through_the_substitution,
 )
-from timing import about, alternate
+from timing import about, alternate, median_and_range
 from tqdm import tqdm
 
 SIZES = ((2, 64), (8, 128), (43, 512), (64, 512), (128, 1024), (784, 1568))
 BATCHES = (1, 256, 1000)
 LAYERS = (1, 5)
+TURNS = 3  # of the ratios of our own
 LONGEST_S = {"sample": 6.0, "sample gradient": 2.0}  # expected to take longer: left out
 RESULT = tables.RESULTS / "autoregressive.json"
 
@@ -74,12 +75,25 @@ def measure(size: int, width: int, batch: int, num_layers: int) -> dict:
     }
     return {
         "D": size, "H": width, "batch": batch, "layers": num_layers,
-        **parallel, **sequential,
+        **parallel, **sequential, **own_ratios(calls["ours"]),
         "a pass for each coordinate, s": expected,
         "compile s": {name: call.compile_s for name, call in compiled.items()},
         "temporary memory MB": {name: call.temporary_mb for name, call in compiled.items()},
         "roofline ms": roofline(size, width, batch, num_layers),
     }  # fmt: skip
+
+
+def own_ratios(calls: dict[str, Compiled]) -> dict[str, dict]:
+    """What sampling costs beside `log_prob`, and their gradients, each pair measured in turn.
+
+    (Two minutes later a machine may be half as fast: medians of its own for each do not compare.)
+    """
+    ratios = {}
+    for one, other in (("sample", "log_prob"), ("sample gradient", "gradient")):
+        pairs = [alternate({kind: calls[kind] for kind in (one, other)}) for _ in range(TURNS)]
+        values = [times[one]["median_ms"] / times[other]["median_ms"] for times in pairs]
+        ratios[f"{one} / {other}"] = median_and_range(values)
+    return ratios
 
 
 def roofline(size: int, width: int, batch: int, num_layers: int) -> float:

@@ -46,7 +46,8 @@ store them.{on(flow)}
 
 {tables.of_others(flow["rows"])}
 
-Our own ratios: sampling over `log_prob` and the gradients through them, `log_prob` over the same
+Our own ratios: sampling over `log_prob` and the gradients through them (each pair measured in turn,
+the median of three such measurements and their range), `log_prob` over the same
 dense products without masks, the naive loop and Jacobi iteration (`inverse="jacobi"`) over
 blocked substitution, and differentiating through the substitution over our implicit gradient, in
 time and memory.

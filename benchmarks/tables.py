@@ -50,8 +50,8 @@ def of_ours(rows: list[dict]) -> str:
     """Our own ratios of medians."""
     of = lambda *pair: lambda row: _ratio(row, *pair)
     heads = {
-        "sample / log_prob": of(("sample", "ours"), ("log_prob", "ours")),
-        "their gradients": of(("sample gradient", "ours"), ("gradient", "ours")),
+        "sample / log_prob": lambda row: spread(row["sample / log_prob"], ".2f"),
+        "their gradients": lambda row: spread(row["sample gradient / gradient"], ".2f"),
         "log_prob / dense": of(("log_prob", "ours"), ("log_prob", "floor")),
         "its gradient / dense": of(("gradient", "ours"), ("gradient", "floor")),
         "naive / blocked": of(("sample", "ours, naive"), ("sample", "ours, blocked")),
