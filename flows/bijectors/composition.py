@@ -183,7 +183,7 @@ class Stack(Composite):
 
     def with_parts(self, make: Callable[[Bijector, nnx.Rngs], Bijector], rngs: nnx.Rngs) -> "Stack":
         keys = jax.random.split(rngs.params(), self.num_layers)
-        layers = jax.vmap(lambda layer, key: make(layer, nnx.Rngs(key)))(self.layers, keys)
+        layers = _stacked(make, keys, self.layers)
         stack = nnx.clone(self)
         stack.layers = layers
         stack.recipe = self.recipe.but(make_layer=Factory(recipe_of(layers)))
@@ -203,11 +203,12 @@ class Stack(Composite):
         return jax.lax.scan(step, start, layers, length=self.num_layers, reverse=not inverse)[0]
 
 
-def _stacked(make: Callable[[nnx.Rngs], Any], keys: jax.Array) -> Any:
+def _stacked(make: Callable[..., Any], keys: jax.Array, *others: Any) -> Any:
     """As `jax.vmap(make)`, but outside `jit` one by one: then next to nothing is compiled."""
-    if not _checks.is_concrete(keys):
-        return jax.vmap(lambda key: make(nnx.Rngs(key)))(keys)
-    made = [make(nnx.Rngs(key)) for key in keys]
+    if not all(map(_checks.is_concrete, jax.tree.leaves((keys, others)))):
+        return jax.vmap(lambda key, *others: make(*others, nnx.Rngs(key)))(keys, *others)
+    of_layer = lambda i: jax.tree.map(lambda leaf: _row(leaf, i), others)
+    made = [make(*of_layer(i), nnx.Rngs(key)) for i, key in enumerate(keys)]
     shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(layer)] for layer in made]
     if any(others != shapes[0] for others in shapes):
         raise ValueError(f"make_layer must make layers of equal shapes, got {shapes}.")
@@ -215,9 +216,16 @@ def _stacked(make: Callable[[nnx.Rngs], Any], keys: jax.Array) -> Any:
     return jax.tree.unflatten(jax.tree.structure(made[0]), map(_stack, leaves))
 
 
-def _stack(parts: Sequence[Any]) -> jax.Array:
-    numbers = not jnp.issubdtype(parts[0].dtype, jax.dtypes.prng_key)
-    return jax.device_put(np.stack(parts)) if numbers else jnp.stack(parts)
+def _row(leaf: Any, i: int) -> Any:
+    return leaf[i] if _is_key(leaf) else np.asarray(leaf)[i]
+
+
+def _stack(rows: Sequence[Any]) -> jax.Array:
+    return jnp.stack(rows) if _is_key(rows[0]) else jax.device_put(np.stack(rows))
+
+
+def _is_key(leaf: Any) -> bool:
+    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
 
 
 class Inverse(Bijector):

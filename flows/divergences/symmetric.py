@@ -78,6 +78,7 @@ def jensen_shannon(p: Any, q: Any, **kwargs: Any) -> Estimate:
     return _mean_over_both(p, q, jensen_shannon_of, **kwargs)
 
 
+@jax.jit
 def jensen_shannon_of(t: jax.Array) -> jax.Array:
     """What is averaged, log 2 - H(s(t)), elementwise and to full precision near 0."""
     a, b = log_sigmoid(t), log_sigmoid(-t)
@@ -88,11 +89,13 @@ def jensen_shannon_of(t: jax.Array) -> jax.Array:
     return jnp.where(is_near, (h * near + jnp.log1p(-(h**2))) / 2, far)
 
 
+@jax.jit
 def jeffreys_of(t: jax.Array) -> jax.Array:
     """2 t tanh(t / 2), elementwise."""
     return 2 * t * jnp.tanh(t / 2)
 
 
+@jax.jit
 def total_variation_of(t: jax.Array) -> jax.Array:
     """|tanh(t / 2)|, elementwise."""
     return jnp.abs(jnp.tanh(t / 2))
