@@ -247,8 +247,18 @@ def test_normals_are_those_of_jax(shape):
     np.testing.assert_allclose(jax.jit(lambda: normals(KEY, shape))(), expected, rtol=1e-6)
 
 
-def test_layers_of_unequal_shapes_make_no_stack():
-    sizes = iter([8, 16])
-    make = lambda rngs: flows.bijectors.Coupling(2, hidden_sizes=(next(sizes),), rngs=rngs)
-    with pytest.raises(ValueError, match="make_layer must make layers of equal shapes"):
+@pytest.mark.parametrize(
+    "options", [{"hidden_sizes": [(8,), (16,)]}, {"activation": ["relu", "tanh"]}]
+)
+def test_layers_that_are_not_alike_make_no_stack(options):
+    ((name, values),) = options.items()
+    turns = iter(values)
+    make = lambda rngs: flows.bijectors.Coupling(2, **{name: next(turns)}, rngs=rngs)
+    with pytest.raises(ValueError, match="make_layer must make layers of equal structure"):
         flows.bijectors.Stack(make, 2, rngs=nnx.Rngs(0))
+
+
+def test_layers_may_make_their_own_functions():
+    make = lambda rngs: flows.bijectors.Coupling(2, activation=lambda h: jnp.sin(h), rngs=rngs)
+    stack = flows.bijectors.Stack(make, 2, rngs=nnx.Rngs(0))
+    assert stack.forward(X[:, :2]).shape == (5, 2)

@@ -1,6 +1,7 @@
 """Composition: chains, stacks of equal layers, and inverses."""
 
 import abc
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -133,9 +134,12 @@ class Stack(Composite):
     Acts as `Chain([layer_0, ..., layer_{n-1}])`. Their arrays are stacked along a leading axis.
 
     Args:
-        make_layer: Makes one layer from an `nnx.Rngs`; all of equal structure.
+        make_layer: Makes one layer from an `nnx.Rngs`; they differ in their weights alone.
         num_layers: The number of layers.
         rngs: Source of the layers' own `nnx.Rngs`.
+
+    Raises:
+        ValueError: The layers differ in more than their weights.
 
     Cost: `num_layers` times that of a layer, in either direction.
 
@@ -209,11 +213,19 @@ def _stacked(make: Callable[..., Any], keys: jax.Array, *others: Any) -> Any:
         return jax.vmap(lambda key, *others: make(*others, nnx.Rngs(key)))(keys, *others)
     of_layer = lambda i: jax.tree.map(lambda leaf: _row(leaf, i), others)
     made = [make(*of_layer(i), nnx.Rngs(key)) for i, key in enumerate(keys)]
-    shapes = [[jnp.shape(leaf) for leaf in jax.tree.leaves(layer)] for layer in made]
-    if any(others != shapes[0] for others in shapes):
-        raise ValueError(f"make_layer must make layers of equal shapes, got {shapes}.")
+    if len({_layout(layer) for layer in made}) > 1:
+        raise ValueError(
+            "make_layer must make layers of equal structure, and they differ in more than their "
+            "weights: put layers that do into a flows.bijectors.Chain."
+        )
     leaves = zip(*map(jax.tree.leaves, made), strict=True)
     return jax.tree.unflatten(jax.tree.structure(made[0]), map(_stack, leaves))
+
+
+def _layout(layer: Any) -> str:
+    """All but its weights; functions by their names, as each layer may have made its own."""
+    shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(layer)]
+    return re.sub(r" at 0x[0-9a-f]+", "", f"{shapes} {jax.tree.structure(layer)}")
 
 
 def _row(leaf: Any, i: int) -> Any:
