@@ -211,7 +211,7 @@ def _stacked(make: Callable[..., Any], keys: jax.Array, *others: Any) -> Any:
     """As `jax.vmap(make)`, but outside `jit` one by one: then next to nothing is compiled."""
     if not all(map(_checks.is_concrete, jax.tree.leaves((keys, others)))):
         return jax.vmap(lambda key, *others: make(*others, nnx.Rngs(key)))(keys, *others)
-    of_layer = lambda i: jax.tree.map(lambda leaf: _row(leaf, i), others)
+    of_layer = lambda i: jax.tree.map(lambda leaf: np.asarray(leaf)[i], others)
     made = [make(*of_layer(i), nnx.Rngs(key)) for i, key in enumerate(keys)]
     if len({_layout(layer) for layer in made}) > 1:
         raise ValueError(
@@ -219,25 +219,14 @@ def _stacked(make: Callable[..., Any], keys: jax.Array, *others: Any) -> Any:
             "weights: put layers that do into a flows.bijectors.Chain."
         )
     leaves = zip(*map(jax.tree.leaves, made), strict=True)
-    return jax.tree.unflatten(jax.tree.structure(made[0]), map(_stack, leaves))
+    stacked = [jax.device_put(np.stack(rows)) for rows in leaves]
+    return jax.tree.unflatten(jax.tree.structure(made[0]), stacked)
 
 
 def _layout(layer: Any) -> str:
     """All but its weights; functions by their names, as each layer may have made its own."""
     shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(layer)]
     return re.sub(r" at 0x[0-9a-f]+", "", f"{shapes} {jax.tree.structure(layer)}")
-
-
-def _row(leaf: Any, i: int) -> Any:
-    return leaf[i] if _is_key(leaf) else np.asarray(leaf)[i]
-
-
-def _stack(rows: Sequence[Any]) -> jax.Array:
-    return jnp.stack(rows) if _is_key(rows[0]) else jax.device_put(np.stack(rows))
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
 
 
 class Inverse(Bijector):
