@@ -1,10 +1,12 @@
 """One transformer after another."""
 
 import functools
+import itertools
 import operator
 from collections.abc import Sequence
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from flows.bijectors.transformers.base import Reference, Transformer, require_transformer
@@ -68,6 +70,5 @@ class Composed(Transformer):
     def _with_params(self, params: jax.Array) -> list[tuple[Transformer, jax.Array]]:
         """Each map with its own parameters."""
         sizes = [transformer.num_params for transformer in self.transformers]
-        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-        parts = [params[..., end - size : end] for size, end in zip(sizes, ends, strict=True)]
+        parts = jnp.split(params, list(itertools.accumulate(sizes[:-1])), axis=-1)
         return list(zip(self.transformers, parts, strict=True))

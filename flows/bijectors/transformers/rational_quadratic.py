@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from flows import _checks
 from flows.bijectors.transformers.base import CIRCLE, Transformer, by_parameter, soft_clip
@@ -13,6 +14,7 @@ from flows.bijectors.transformers.base import CIRCLE, Transformer, by_parameter,
 # Bounds on the logarithms of relative widths and heights, and of the slope at a knot relative to
 # the pieces beside it: they keep slopes to what float32 can invert.
 LIMITS = 1.25, 1.25, 1.5
+LOOKED_UP = "looked up"  # kept for the derivative, while the rest is computed again
 
 
 class RationalQuadraticSpline(Transformer):
@@ -122,7 +124,10 @@ def principal_angle(x: jax.Array) -> jax.Array:
     return jnp.where(angle < math.pi, angle, -math.pi)  # where rounding went round
 
 
-@functools.partial(jax.checkpoint, prevent_cse=False, static_argnums=(2, 3, 4))
+@functools.partial(
+    jax.checkpoint, prevent_cse=False, static_argnums=(2, 3, 4),
+    policy=jax.checkpoint_policies.save_only_these_names(LOOKED_UP),
+)  # fmt: skip
 def _spline(
     value: jax.Array, raw: jax.Array, bound: float, circular: bool, inverse: bool
 ) -> tuple[jax.Array, jax.Array]:
@@ -136,14 +141,13 @@ def _spline(
         inverse: Whether to invert the spline.
     """
     num_bins = len(raw) // 3
-    limits = jnp.repeat(jnp.array(LIMITS, raw.dtype), num_bins)
-    limits = limits.reshape(-1, *(1,) * (raw.ndim - 1))
-    widths, heights, slopes = jnp.split(jnp.exp(soft_clip(raw, limits)), 3)
-    sides = jax.lax.stop_gradient(heights if inverse else widths)
+    pieces = _Piece(*jnp.split(raw, 3))
+    sides = jax.lax.stop_gradient(_positive(pieces))[1 if inverse else 0]
     scale = sides.sum(axis=0) / (2 * bound)
     past = jax.lax.stop_gradient(value + bound) * scale >= jnp.cumsum(sides, axis=0)[:-1]
     place = past.sum(axis=0, dtype=jnp.int32)  # the piece that a value is in
-    whole, below, left, here, right = _look_up(widths, heights, slopes, place)
+    found = place, _look_up(pieces, place)
+    place, (whole, below, left, here, right) = checkpoint_name(found, LOOKED_UP)
 
     to_x, to_y = 2 * bound / whole.width, 2 * bound / whole.height
     x, y = below.width * to_x - bound, below.height * to_y - bound
@@ -155,13 +159,12 @@ def _spline(
         r_0 = jnp.where(place == 0, 1 / s, r_0)
         r_1 = jnp.where(place == num_bins - 1, 1 / s, r_1)
 
-    bend = r_0 + r_1 - 2
-    u = _root((value - y) / height, r_0, bend) if inverse else (value - x) / width
-    spread = 1 + bend * u * (1 - u)
-    slope = s * (r_1 * u**2 + 2 * u * (1 - u) + r_0 * (1 - u) ** 2) / spread**2
+    u = _root((value - y) / height, r_0, r_1) if inverse else (value - x) / width
+    spread, slope = _spread_and_slope(u, r_0, r_1)
+    log_det = jnp.log(s) + jnp.log(slope) - 2 * jnp.log(spread)
     if inverse:
-        return x + width * u, -jnp.log(slope)
-    return y + height * (u**2 + r_0 * u * (1 - u)) / spread, jnp.log(slope)
+        return x + width * u, -log_det
+    return y + height * (u**2 + r_0 * u * (1 - u)) / spread, log_det
 
 
 class _Piece(NamedTuple):
@@ -170,18 +173,24 @@ class _Piece(NamedTuple):
     slope: jax.Array  # at its right end
 
 
-def _look_up(
-    widths: jax.Array, heights: jax.Array, slopes: jax.Array, place: jax.Array
-) -> tuple[_Piece, ...]:
+def _positive(raw: _Piece) -> _Piece:
+    return _Piece(
+        *[jnp.exp(soft_clip(array, limit)) for array, limit in zip(raw, LIMITS, strict=True)]
+    )
+
+
+def _look_up(raw: _Piece, place: jax.Array) -> tuple[_Piece, ...]:
     """Sums over all pieces, over those below `place`, and the pieces left of it, there, and right.
 
-    Pieces [K, ...] are a circle. It is a loop for its derivative: what comes after would be
-    computed anew for each piece there by the compiler, which fuses what is not in a loop.
+    Pieces [K, ...] are a circle, given by their raw parameters. It is a loop for its derivative:
+    what stands before and after would be computed anew for each piece there by the compiler, which
+    fuses what is not in a loop.
     """
-    last = len(widths) - 1
+    last = len(raw.width) - 1
 
+    @functools.partial(jax.checkpoint, prevent_cse=False)
     def step(found: Any, numbered: Any) -> tuple[Any, None]:
-        k, piece = numbered
+        k, piece = numbered[0], _positive(numbered[1])
         masks = (
             jnp.ones_like(place, bool),
             k < place,
@@ -192,17 +201,17 @@ def _look_up(
         pick = lambda mask: jax.tree.map(lambda array: jnp.where(mask, array, 0.0), piece)
         return jax.tree.map(jnp.add, found, tuple(map(pick, masks))), None
 
-    nothing = _Piece(*[jnp.zeros(place.shape, widths.dtype)] * 3)
-    numbers = jnp.arange(last + 1)
-    return jax.lax.scan(step, (nothing,) * 5, (numbers, _Piece(widths, heights, slopes)))[0]
+    nothing = _Piece(*[jnp.zeros(place.shape, raw.width.dtype)] * 3)
+    return jax.lax.scan(step, (nothing,) * 5, (jnp.arange(last + 1), raw))[0]
 
 
-def _root(v: jax.Array, r_0: jax.Array, bend: jax.Array) -> jax.Array:
-    """The u in [0, 1] with v = (u^2 + r_0 u (1 - u)) / (1 + bend u (1 - u)).
+@jax.custom_jvp
+def _root(v: jax.Array, r_0: jax.Array, r_1: jax.Array) -> jax.Array:
+    """The u in [0, 1] with v = (u^2 + r_0 u (1 - u)) / (1 + (r_0 + r_1 - 2) u (1 - u)).
 
     A root of a u^2 + b u - v = 0 with a = 1 - b; of its two formulas the one without cancellation.
     """
-    b = r_0 - v * bend
+    b = r_0 - v * (r_0 + r_1 - 2)
     root = jnp.sqrt(jnp.maximum(b**2 + 4 * (1 - b) * v, 1e-12))
     negative = b < 0
     return jnp.where(
@@ -210,3 +219,18 @@ def _root(v: jax.Array, r_0: jax.Array, bend: jax.Array) -> jax.Array:
         (root - b) / jnp.where(negative, 2 * (1 - b), 1.0),
         2 * v / jnp.where(negative, 1.0, root + b),
     )
+
+
+@_root.defjvp
+def _root_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    """By the implicit function theorem: shorter than the derivative of the formula, and exact."""
+    (v, r_0, r_1), (dv, dr_0, dr_1) = primals, tangents
+    u = _root(v, r_0, r_1)
+    spread, slope = _spread_and_slope(u, r_0, r_1)
+    return u, (dv * spread - u * (1 - u) * (dr_0 - v * (dr_0 + dr_1))) * spread / slope
+
+
+def _spread_and_slope(u: jax.Array, r_0: jax.Array, r_1: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The denominator of v above, and dv/du times its square."""
+    spread = 1 + (r_0 + r_1 - 2) * u * (1 - u)
+    return spread, r_1 * u**2 + 2 * u * (1 - u) + r_0 * (1 - u) ** 2
