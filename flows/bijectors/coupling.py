@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flows.bijectors.base import Bijector
-from flows.bijectors.transformers import Affine, Transformer, require_transformer
+from flows.bijectors.transformers import Affine, Transformer, by_coordinate, require_transformer
 from flows.conditioners import MLP
 
 
@@ -88,13 +88,7 @@ class Coupling(Bijector):
 
     def _parameters(self, x: jax.Array, context: jax.Array | None) -> jax.Array:
         """Those of the coordinates that are mapped [..., D - D // 2, num_params]."""
-        params = self.conditioner(x[..., : self.num_passed], context)
-        num_params, num_mapped = self.transformer.num_params, self.event_size - self.num_passed
-        size = num_mapped * num_params
-        if params.shape[-1:] != (size,):
-            raise ValueError(
-                f"conditioner must give parameters [..., {size}] for {self.name}, got shape "
-                f"{params.shape}."
-            )
-        params = jnp.broadcast_to(params, (*x.shape[:-1], size))
-        return params.reshape(*x.shape[:-1], num_mapped, num_params)
+        made = self.conditioner(x[..., : self.num_passed], context)
+        shape = self.event_size - self.num_passed, self.transformer.num_params
+        params = by_coordinate(made, shape, self.name)
+        return jnp.broadcast_to(params, (*x.shape[:-1], *shape))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from flows.bijectors.base import Bijector
-from flows.bijectors.transformers import Affine, Transformer, require_transformer
+from flows.bijectors.transformers import Affine, Transformer, by_coordinate, require_transformer
 from flows.conditioners import MLP
 
 
@@ -80,11 +80,6 @@ class Elementwise(Bijector):
         params = self.params[...]
         if context is not None:
             made = self.conditioner(x[..., :0], context)
-            if made.shape[-1:] != (params.size,):
-                raise ValueError(
-                    f"conditioner must give parameters [..., {params.size}] for {self.name}, got "
-                    f"shape {made.shape}."
-                )
-            params = params + made.reshape(*made.shape[:-1], *params.shape)
+            params = params + by_coordinate(made, params.shape, self.name)
         mapped, log_det = transform(x, params)
         return mapped, jnp.broadcast_to(log_det, x.shape).sum(axis=-1)

@@ -138,6 +138,16 @@ def by_parameter(params: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.moveaxis(params.reshape((1,) * missing + params.shape), -1, 0)
 
 
+def by_coordinate(made: jax.Array, shape: tuple[int, int], layer: str) -> jax.Array:
+    """What the network of a layer made [..., K P], as parameters [..., K, P] for K coordinates."""
+    size = shape[0] * shape[1]
+    if made.shape[-1:] != (size,):
+        raise ValueError(
+            f"conditioner must give parameters [..., {size}] for {layer}, got shape {made.shape}."
+        )
+    return made.reshape(*made.shape[:-1], *shape)
+
+
 def require_transformer(name: str, value: object) -> None:
     """Raises unless `value` is a `Transformer`."""
     if not isinstance(value, Transformer):
