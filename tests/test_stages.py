@@ -6,6 +6,7 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 from helpers import perturbed
@@ -79,6 +80,40 @@ def test_an_exact_start_is_not_trained():
     assert posterior.losses.size == posterior.history["elbo"].size == 0
     assert posterior.stop_reason == "finished"
     assert posterior.diagnostics.ess > 9990
+
+
+@pytest.mark.parametrize(
+    ("options", "steps"),
+    [
+        ({"learning_rate": 0.05}, 200),  # exact by then
+        ({"learning_rate": 1e-3}, 300),
+        ({"learning_rate": 0.05, "stop_early": True}, 300),
+        ({"optimizer": optax.adam(0.05)}, 300),  # its schedule is not known
+        ({"learning_rate": 0.05, "num_steps": 150}, 150),
+    ],
+)
+def test_training_ends_early_where_nothing_is_left_to_gain(options, steps, monkeypatch, tmp_path):
+    monkeypatch.setattr(stages, "SHORT", 200)
+    target = lambda x: -2 * jnp.sum((x - 1) ** 2)
+    options = {
+        "flow": wide_flow(), "start": None, "num_steps": 300, "checkpoint_dir": tmp_path,
+    } | options  # fmt: skip
+    posterior, again = fitted(target, **options), fitted(target, **options)
+    assert posterior.losses.size == posterior.history["elbo"].size == steps
+    assert posterior.stop_reason == "finished"
+    np.testing.assert_array_equal(posterior.losses, again.losses)
+    np.testing.assert_array_equal(posterior.sample(seed=KEY), again.sample(seed=KEY))
+
+
+def test_a_stage_of_two_parts_is_lengthened(monkeypatch, tmp_path):
+    monkeypatch.setattr(stages, "SHORT", 20)
+    options = {
+        "flow": wide_flow(), "start": None, "learning_rate": 1e-3, "checkpoint_dir": tmp_path
+    }  # fmt: skip
+    target = lambda x: -2 * jnp.sum((x - 1) ** 2)
+    short, long = (fitted(target, num_steps=steps, **options) for steps in (30, 60))
+    assert (short.losses.size, long.losses.size) == (30, 60)
+    np.testing.assert_array_equal(short.losses[:30], long.losses[:30])
 
 
 def bent(x):

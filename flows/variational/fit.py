@@ -71,9 +71,10 @@ def fit_posterior(
             does so if that raises the ELBO, as it does unless the flow has been trained; without
             a `flow`, "auto" also looks for several modes. None starts from the flow as it is.
         key: Random key.
-        num_steps: Optimiser steps of the first stage, at most: an exact start takes none. A second
-            stage, where it is needed, has a third as many, and where modes were lost both are run
-            again.
+        num_steps: Optimiser steps of the first stage, at most: an exact start takes none, and with
+            the default optimizer the stage ends after 750 if q is exact then, to an effective
+            sample size of 99.9 %. A second stage, where it is needed, has a third as many, and
+            where modes were lost both are run again.
         num_samples: Draws from q in each step; the second stage takes four times as many.
         batch_size: Rows of the data in each step of the first stage, for a target that has them
             (`flows.targets.from_log_density`); None for all. Everything else is of all rows.

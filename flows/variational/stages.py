@@ -20,6 +20,7 @@ from flows.variational.posterior import Posterior
 PEAKS = 2e-3, 1e-3  # of the learning rates of the two stages
 MOST_ROWS = 20_000  # of data, for the second to be run and for modes to be looked for
 SHARE, DRAWS = 3, 4  # the second has a third of the steps, with four times the draws
+SHORT = 750  # steps of the first, after which it is judged: many posteriors need no more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,15 +51,15 @@ class ForwardKL:
 class Stages:
     """Trains a flow towards a target, as far as it needs.
 
-    A flow whose importance weights are even is not trained at all, and no stage ends worse than
-    it began. Reverse KL gets close from
-    far away, but its draws are those of q, and where q has no tails it learns them slowly; the
-    forward KL learns them from draws that reach further, once q is close. It is run where weights
-    would still move means or deviations.
+    A flow whose importance weights are even is not trained at all, or for a short part of the
+    first stage only, and no stage ends worse than it began. Reverse KL gets close from far away,
+    but its draws are those of q, and where q has no tails it learns them slowly; the forward KL
+    learns them from draws that reach further, once q is close. It is run where weights would still
+    move means or deviations.
 
     Attributes:
         target: The target, of which all but its log density is for the posterior alone.
-        num_steps: Of the first stage.
+        num_steps: Of the first stage, at most.
         num_samples: Draws in each of them.
         batch_size: Rows of the target's data in each of them; None for all.
         learning_rate: Peak of the first stage's; half of it in the second.
@@ -83,34 +84,46 @@ class Stages:
         start = self._judged(flow, losses=np.zeros(0), history={"elbo": np.zeros(0)})
         if start.diagnostics.exact:
             return start
-        first = _better(self._first(flow, key, folder), start)
+        first = self._first(start, key, folder)
         many = self.target.num_rows > MOST_ROWS
         if many or not first.diagnostics.wanting or first.stop_reason == "interrupted":
             return first
         return self._second(first, jax.random.fold_in(key, 1), folder)
 
-    def _first(self, flow: Flow, key: jax.Array, folder: Path | None) -> Posterior:
+    def _first(self, start: Posterior, key: jax.Array, folder: Path | None) -> Posterior:
+        if self.optimizer is not None or self.stop_early or self.num_steps <= SHORT:
+            return _better(self._trained(start, self.num_steps, key, folder), start)
+        short = self._trained(start, SHORT, key, folder)
+        best = _better(short, start)
+        if best.diagnostics.exact or short.stop_reason == "interrupted":
+            return best
+        rest_key, rest_folder = jax.random.fold_in(key, 2), folder and folder / "rest"
+        rest = self._trained(short, self.num_steps - SHORT, rest_key, rest_folder)
+        return _better(rest, best)
+
+    def _trained(
+        self, before: Posterior, num_steps: int, key: jax.Array, folder: Path | None
+    ) -> Posterior:
         result = train(
-            flow,
+            before.flow,
             ReverseKL(self.target, self.num_samples),
             self.target.data if self.batch_size else None,
             key=key,
-            optimizer=adam_unless_given(
-                self.optimizer, self.learning_rate, self.num_steps, PEAKS[0]
-            ),
-            num_steps=self.num_steps,
+            optimizer=adam_unless_given(self.optimizer, self.learning_rate, num_steps, PEAKS[0]),
+            num_steps=num_steps,
             batch_size=self.batch_size or self.num_samples,
             stop_at_plateau=self.stop_early,
             checkpoint_dir=folder,
             description="ELBO",
             **self.options,
         )
+        losses = np.append(before.losses, result.losses)
         return self._judged(
             result.module,
-            losses=result.losses,
-            history={"elbo": -result.losses},
+            losses=losses,
+            history={"elbo": -losses},
             stop_reason=result.stop_reason,
-            num_skipped=result.num_skipped,
+            num_skipped=before.num_skipped + result.num_skipped,
         )
 
     def _second(self, first: Posterior, key: jax.Array, folder: Path | None) -> Posterior:
