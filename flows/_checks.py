@@ -33,9 +33,13 @@ def positive(name: str, value: Any) -> float:
     return number
 
 
-def floats(value: Any) -> jax.Array:
+def floats(value: Any, name: str = "value") -> jax.Array:
     """Returns `value` as a floating-point array."""
-    array = jnp.asarray(frame_values("value", value) if is_frame(value) else value)
+    given = frame_values(name, value) if is_frame(value) else value
+    try:
+        array = jnp.asarray(given)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name} must be an array of numbers, got {value!r:.80}.") from error
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 

@@ -108,7 +108,7 @@ class Bijector(Recorded, distrax.Bijector):
                 missing where one is needed or given where none is used.
         """
         return self._compiled_forward(
-            jnp.asarray(x), None if context is None else jnp.asarray(context)
+            _checks.floats(x, "x"), None if context is None else _checks.floats(context, "context")
         )
 
     def inverse_and_log_det(
@@ -116,7 +116,7 @@ class Bijector(Recorded, distrax.Bijector):
     ) -> tuple[jax.Array, jax.Array]:
         """Computes x = f^-1(y; context) and log|det J(f^-1)(y)|; see `forward_and_log_det`."""
         return self._compiled_inverse(
-            jnp.asarray(y), None if context is None else jnp.asarray(context)
+            _checks.floats(y, "y"), None if context is None else _checks.floats(context, "context")
         )
 
     @compiled
@@ -158,19 +158,24 @@ class Bijector(Recorded, distrax.Bijector):
                 f"{name} must have shape [..., {self.event_size}] for {self.name}, "
                 f"got shape {x.shape}."
             )
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            x = x.astype(jnp.result_type(float))
         _checks.context_wanted("context", context is not None, self.context_size)
         if context is None:
-            batch = jnp.broadcast_shapes(x.shape[:-1], self.batch_shape)
-            return jnp.broadcast_to(x, (*batch, self.event_size)), None
+            return self._in_batch(name, x, ()), None
         if context.ndim < 1 or context.shape[-1] != self.context_size:
             raise ValueError(
-                f"context must have shape [..., {self.context_size}] for {self.name}, "
-                f"got shape {context.shape}."
+                f"context must have shape [..., {self.context_size}], got shape {context.shape}."
             )
-        batch = jnp.broadcast_shapes(x.shape[:-1], self.batch_shape, context.shape[:-1])
-        return jnp.broadcast_to(x, (*batch, self.event_size)), context
+        return self._in_batch(name, x, context.shape[:-1]), context
+
+    def _in_batch(self, name: str, x: jax.Array, of_context: tuple[int, ...]) -> jax.Array:
+        try:
+            batch = jnp.broadcast_shapes(x.shape[:-1], self.batch_shape, of_context)
+        except ValueError as error:
+            raise ValueError(
+                f"{name} must have a batch shape that broadcasts against that of the context, got "
+                f"{x.shape[:-1]} and {of_context or self.batch_shape}."
+            ) from error
+        return jnp.broadcast_to(x, (*batch, self.event_size))
 
     def _require_batch(
         self, given: jax.Array, out: jax.Array, log_det: jax.Array

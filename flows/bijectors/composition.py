@@ -157,8 +157,9 @@ class Stack(Composite):
     ):
         self.num_layers = _checks.positive_int("num_layers", num_layers)
         keys = jax.random.split(rngs.params(), self.num_layers)
+        if not callable(make_layer):
+            raise TypeError(f"make_layer must be a function of nnx.Rngs, got {make_layer!r}.")
         self.layers = _stacked(make_layer, keys)
-        require_bijector("make_layer(rngs)", self.layers)
         super().__init__(self.layers.event_size, self.layers.context_size)
 
     def _recorded(self, name: str, value: Any) -> Any:
@@ -209,10 +210,16 @@ class Stack(Composite):
 
 def _stacked(make: Callable[..., Any], keys: jax.Array, *others: Any) -> Any:
     """As `jax.vmap(make)`, but outside `jit` one by one: then next to nothing is compiled."""
+
+    def one(key: jax.Array, *others: Any) -> Any:
+        layer = make(*others, nnx.Rngs(key))
+        require_bijector("make_layer(rngs)", layer)
+        return layer
+
     if not all(map(_checks.is_concrete, jax.tree.leaves((keys, others)))):
-        return jax.vmap(lambda key, *others: make(*others, nnx.Rngs(key)))(keys, *others)
+        return jax.vmap(one)(keys, *others)
     of_layer = lambda i: jax.tree.map(lambda leaf: np.asarray(leaf)[i], others)
-    made = [make(*of_layer(i), nnx.Rngs(key)) for i, key in enumerate(keys)]
+    made = [one(key, *of_layer(i)) for i, key in enumerate(keys)]
     if len({_layout(layer) for layer in made}) > 1:
         raise ValueError(
             "make_layer must make layers of equal structure, and they differ in more than their "

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from flows import _checks
 from flows._buffers import Buffer
 from flows.bijectors.base import Bijector, require_bijector
 from flows.bijectors.composition import Apply, Composite
@@ -27,7 +28,7 @@ class Conditioned(Composite):
     def __init__(self, bijector: Bijector, context: jax.Array):
         require_bijector("bijector", bijector)
         super().__init__(bijector.event_size)
-        context = jnp.asarray(context, jnp.result_type(float, context))
+        context = _checks.floats(context, "context")
         bijector._check("x", jnp.zeros(bijector.event_size), context)
         self.bijector = bijector
         self.context = Context(context)

@@ -84,7 +84,7 @@ class Distribution(Recorded, distrax.Distribution):
         Raises:
             ValueError: Wrong event size: it would broadcast.
         """
-        points = _checks.floats(value)
+        points = _checks.floats(value, name)
         if points.ndim < 1 or points.shape[-1] != self.event_size:
             raise ValueError(
                 f"{name} must have shape [..., {self.event_size}] for {self.name}, "
@@ -166,7 +166,7 @@ class StudentT(Distribution):
 
     def __init__(self, event_size: int, df: float | jax.Array = 10.0):
         super().__init__(event_size)
-        start = _checks.floats(df)
+        start = _checks.floats(df, "df")
         if start.shape not in ((), (event_size,)):
             raise ValueError(
                 f"df must be a number or have shape [{event_size}], got shape {start.shape}."

@@ -121,7 +121,7 @@ class Flow(Distribution):
         Raises:
             ValueError: The flow takes no context, or the size is wrong.
         """
-        return Flow(self.base, Conditioned(self.bijector, _checks.floats(context)), self.support)
+        return Flow(self.base, Conditioned(self.bijector, context), self.support)
 
     def log_prob(self, value: jax.Array) -> jax.Array:
         """Log density at points.

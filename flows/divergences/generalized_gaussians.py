@@ -130,7 +130,7 @@ def _log_diagonal(tril: jax.Array) -> jax.Array:
 
 
 def _cholesky(name: str, matrix: jax.Array) -> jax.Array:
-    matrix = _checks.floats(matrix)
+    matrix = _checks.floats(matrix, name)
     if matrix.ndim < 2 or matrix.shape[-1] != matrix.shape[-2]:
         raise ValueError(f"{name} must have shape [..., D, D], got shape {matrix.shape}.")
     factor = jnp.linalg.cholesky(matrix)
@@ -140,7 +140,7 @@ def _cholesky(name: str, matrix: jax.Array) -> jax.Array:
 
 
 def _shape(name: str, value: jax.Array, limit: float = math.inf) -> jax.Array:
-    value = _checks.floats(value)
+    value = _checks.floats(value, name)
     if _checks.is_concrete(value) and not ((value > 0) & (value < limit)).all():
         raise ValueError(f"{name} must be positive and below {limit}, got {value}.")
     return value

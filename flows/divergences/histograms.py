@@ -120,7 +120,7 @@ def _block(p: jax.Array, log_q: jax.Array, empty: jax.Array | None) -> jax.Array
 
 
 def _histograms(name: str, value: Any) -> jax.Array:
-    array = _checks.floats(value)
+    array = _checks.floats(value, name)
     if array.ndim < 1:
         raise ValueError(f"{name} must have shape [..., bins], got a number.")
     if not _checks.is_concrete(array):

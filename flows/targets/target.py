@@ -78,7 +78,7 @@ class Target:
         """
         if self.forward is None:
             return u
-        u = _checks.floats(u)
+        u = _checks.floats(u, "u")
         if u.shape[-1:] != (self.event_size,):
             raise ValueError(f"u must have shape [..., {self.event_size}], got {u.shape}.")
         return _batched(self.forward, u)
