@@ -15,10 +15,12 @@ from tensorflow_probability.substrates.jax import bijectors as tfb
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 import flows
+from flows.bijectors import TriangularAffine
 from flows.conditioners import Unrolled
 from flows.distillation import measures
 from flows.distillation.distill import CLOSE
 from flows.distillation.layerwise import is_layered
+from flows.distillation.samples import compare_draws
 from flows.distillation.teachers import (
     check_draws,
     columns_of,
@@ -272,6 +274,19 @@ def test_a_teacher_of_draws_alone():
     few = flows.distill(FIVES[:30], far, key=KEY, num_steps=2, learning_rate=1e-9, progress=False)
     assert not few.report.deploy  # three rows tell nothing
     assert few.report.verdict.startswith("not known")
+
+
+@pytest.mark.parametrize(("scale", "wild"), [(1e38, 300), (1e12, None)])
+def test_draws_that_are_not_finite_lose_no_report(scale, wild):
+    student = flows.Flow(
+        flows.StandardNormal(2), TriangularAffine(jnp.zeros(2), scale * jnp.eye(2))
+    )
+    report = compare_draws(student, (FIVES[:300], None, None), KEY)
+    assert report.num_non_finite == wild or 0 < report.num_non_finite < 300
+    assert report.verdict == f"not safe: {report.num_non_finite} draws are not finite"
+    assert not report.deploy
+    assert "inf" in str(report) or wild is None
+    assert report.to_dict()["num_non_finite"] == report.num_non_finite
 
 
 @pytest.mark.slow

@@ -17,6 +17,8 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+MARKS = re.compile(r"[`*\[\]$]")
 COLOURS = re.compile(r"\x1b\[[\d;]*m")  # of a terminal
 SHARP = '%config InlineBackend.figure_format = "retina"'
 ARTIST = re.compile(r"<matplotlib|<Axes|Text\(")  # what calls that draw return
@@ -85,10 +87,11 @@ def markdown(book: nbformat.NotebookNode, stem: str) -> tuple[str, dict[str, byt
         book: The notebook.
         stem: What names of figures begin with.
     """
-    parts, figures = [], {}
+    parts, figures, heading = [], {}, stem
     for cell in book.cells:
         if cell.cell_type == "markdown":
             parts.append(cell.source)
+            heading = (HEADING.findall(cell.source) or [heading])[-1]
             continue
         parts.append(f"```python\n{cell.source}\n```")
         for output in cell.outputs:
@@ -97,7 +100,8 @@ def markdown(book: nbformat.NotebookNode, stem: str) -> tuple[str, dict[str, byt
                 name = f"{stem}-{len(figures) + 1}.png"
                 figures[name] = base64.b64decode(data["image/png"])
                 width = output.metadata.get("image/png", {}).get("width", 600)
-                parts.append(f"![drawn by the code above]({name}){{ width={width} .drawn }}")
+                shown = f"{MARKS.sub('', heading)}: what the code above draws"
+                parts.append(f"![{shown}]({name}){{ width={width} .drawn }}")
             elif text := _text(output):
                 parts.append(f"```{{ .text .output .no-copy }}\n{text.rstrip()}\n```")
     return "\n\n".join(parts), figures

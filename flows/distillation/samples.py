@@ -15,6 +15,7 @@ from flows.divergences import Estimate, c2st, energy_distance
 NUM_COMPARED = 2000  # draws of each: both comparisons cost their square, or a classifier's fit
 LEAST_P = 0.01
 ENOUGH = 50  # rows of each for a classifier
+FAR = 1e12  # standard deviations: squares of more are not finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,12 +29,14 @@ class SampleReport:
             rows, or without scikit-learn (the extra "samples").
         nll_student: Mean negative log-likelihood of the student on held-out draws, in nats.
         timings: `Timing`s of the student; the teacher's are NaN.
+        num_non_finite: Draws of the student that are not finite: they are not compared.
     """
 
     energy_distance: Estimate
     c2st: Estimate | None
     nll_student: Estimate
     timings: tuple[Timing, ...]
+    num_non_finite: int = 0
 
     @property
     def num_compared(self) -> int:
@@ -43,7 +46,7 @@ class SampleReport:
     @property
     def deploy(self) -> bool:
         """Whether neither comparison tells the draws apart, and there are enough of them."""
-        if self.num_compared < ENOUGH:
+        if self.num_non_finite or self.num_compared < ENOUGH:
             return False
         tests = [self.energy_distance] + ([] if self.c2st is None else [self.c2st])
         return all(float(test.p_value) > LEAST_P for test in tests)  # type: ignore[arg-type]
@@ -53,6 +56,8 @@ class SampleReport:
         """Whether to use the student, or why not, in a line."""
         if self.deploy:
             return f"deploy: {self.num_compared:,} draws of each cannot be told apart"
+        if self.num_non_finite:
+            return f"not safe: {self.num_non_finite} draws are not finite"
         if self.num_compared < ENOUGH:
             return f"not known: {self.num_compared} draws to compare with, {ENOUGH} are needed"
         return "not close: its draws can be told from the teacher's"
@@ -68,6 +73,7 @@ class SampleReport:
             "student_draws_per_second": {
                 t.num_draws: t.num_draws / t.student for t in self.timings
             },
+            "num_non_finite": self.num_non_finite,
             "deploy": self.deploy,
             "verdict": self.verdict,
         }
@@ -99,16 +105,21 @@ def compare_draws(
     y = bound.sample(seed=draw_key, sample_shape=() if context is not None else (len(x),))
     known = [] if context is None else [context]
     scale = lambda rows: (rows - x.mean(axis=0)) / jnp.maximum(x.std(axis=0), 1e-12)
-    of_both = [jnp.concatenate([scale(rows), *known], axis=1) for rows in (x, y)]
-    accuracy = None
+    of_x, of_y = (jnp.concatenate([scale(rows), *known], axis=1) for rows in (x, y))
+    of_y = of_y[jnp.abs(of_y).max(axis=1) < FAR]
+    accuracy, infinite = None, jnp.asarray(jnp.inf)
+    distance = Estimate(infinite, infinite, len(of_x), "energy_distance", jnp.zeros(()))
+    if len(of_y) > 1:
+        distance = energy_distance(of_x, of_y, key=test_key, num_permutations=199)
     with contextlib.suppress(ImportError):
-        accuracy = c2st(*of_both) if len(x) >= ENOUGH else None
+        accuracy = c2st(of_x, of_y) if min(len(of_x), len(of_y)) >= ENOUGH else None
     return SampleReport(
-        energy_distance=energy_distance(*of_both, key=test_key, num_permutations=199),
+        energy_distance=distance,
         c2st=accuracy,
         nll_student=Estimate.from_draws(-bound.log_prob(x)),
         timings=tuple(
             Timing(num_draws, np.nan, *times)
             for num_draws, times in seconds_of_draws([student], context, time_key)
         ),
+        num_non_finite=len(of_x) - len(of_y),
     )
