@@ -3,6 +3,7 @@
     python benchmarks/first_answers.py [--repeats 5] [--before PATH] [--cases NAME ...] [--show]
 
 `--before` names another checkout of the library, which is then measured in turn with this one.
+"Kept" is this one, where earlier processes have left their programs in JAX's compilation cache.
 Writes results/first_answers.json and prints the table of docs/benchmarks.md.
 """
 
@@ -14,7 +15,10 @@ START = time.perf_counter()
 
 import argparse
 import json
+import os
+import tempfile
 from collections.abc import Callable, Iterable
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -61,7 +65,9 @@ def distill():
 CASES: dict[str, Callable] = {
     "fit, one epoch": fit,
     "fit_posterior, D = 4": lambda: posterior(4),
+    "fit_posterior, D = 10": lambda: posterior(10),
     "fit_posterior, D = 30": lambda: posterior(30),
+    "fit_posterior, D = 100": lambda: posterior(100),
     "distill, 100 steps": distill,
 }
 
@@ -96,6 +102,16 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
     return length
 
 
+def with_programs_kept(arguments: list[str], repeats: int) -> list[dict[str, float]]:
+    """The same in processes that find the programs of one before them on disk."""
+    with tempfile.TemporaryDirectory() as folder:
+        kept = {
+            "JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"
+        }  # fmt: skip
+        with mock.patch.dict(os.environ, kept):
+            return in_turn(arguments, None, 1 + repeats)["now"][1:]
+
+
 def main() -> None:
     """Measures, writes the JSON, prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -110,7 +126,9 @@ def main() -> None:
     if not options.show:
         rows = []
         for case in options.cases:
-            found = in_turn([__file__, "--one", case], options.before, options.repeats)
+            arguments = [__file__, "--one", case]
+            found = in_turn(arguments, options.before, options.repeats)
+            found["kept"] = with_programs_kept(arguments, options.repeats)
             for label, runs in found.items():
                 parts = {name: median_and_range([run[name] for run in runs]) for name in runs[0]}
                 rows.append({"case": case, "flows": label, **parts})

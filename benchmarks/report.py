@@ -155,8 +155,8 @@ how many times longer FlowJAX's `fit_to_data` and a plain loop around zuko take.
 ## The first answer
 
 `first_answers.py`. Seconds in a fresh process until there is a result, and how much of them went
-into importing, tracing, lowering and compiling. Median and range of {answers["repeats"]} runs.
-{on(answers)}
+into importing, tracing, lowering and compiling. "Kept": the programs of an earlier process lie on
+disk ([how](how-to/start-up.md)). Median and range of {answers["repeats"]} runs.{on(answers)}
 
 {tables.of_first_answers(answers)}
 

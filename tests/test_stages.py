@@ -88,7 +88,7 @@ def test_an_exact_start_is_not_trained():
         ({"learning_rate": 0.05}, 200),  # exact by then
         ({"learning_rate": 1e-3}, 300),
         ({"learning_rate": 0.05, "stop_early": True}, 300),
-        ({"optimizer": optax.adam(0.05)}, 300),  # its schedule is not known
+        ({"optimizer": optax.adam(0.05)}, 300),  # whose schedule is not known
         ({"learning_rate": 0.05, "num_steps": 150}, 150),
     ],
 )

@@ -72,8 +72,8 @@ def fit_posterior(
             a `flow`, "auto" also looks for several modes. None starts from the flow as it is.
         key: Random key.
         num_steps: Optimiser steps of the first stage, at most: an exact start takes none, and with
-            the default optimizer the stage ends after 750 if q is exact then, to an effective
-            sample size of 99.9 %. A second stage, where it is needed, has a third as many, and
+            the default optimizer, on all rows, the stage ends after 750 if q is exact then, to an
+            effective sample size of 99.9 %. A second stage, where it is needed, has a third as many, and
             where modes were lost both are run again.
         num_samples: Draws from q in each step; the second stage takes four times as many.
         batch_size: Rows of the data in each step of the first stage, for a target that has them
@@ -92,7 +92,8 @@ def fit_posterior(
             equally.
         checkpoint_dir: Where to save the run now and then. The same call, after the process was
             killed, goes on from there; with more steps, the run there is lengthened.
-        callback: Called a few times a second with a `flows.training.TrainingState`, in each stage.
+        callback: Called a few times a second with a `flows.training.TrainingState`, in each stage:
+            the first 750 steps, the rest of the first stage, the second.
         progress: Whether to show a bar, or in a log file a line now and then.
 
     Returns:

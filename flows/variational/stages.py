@@ -91,7 +91,8 @@ class Stages:
         return self._second(first, jax.random.fold_in(key, 1), folder)
 
     def _first(self, start: Posterior, key: jax.Array, folder: Path | None) -> Posterior:
-        if self.optimizer is not None or self.stop_early or self.num_steps <= SHORT:
+        others = self.optimizer is not None or self.batch_size is not None or self.stop_early
+        if others or self.num_steps <= SHORT:
             return _better(self._trained(start, self.num_steps, key, folder), start)
         short = self._trained(start, SHORT, key, folder)
         best = _better(short, start)
