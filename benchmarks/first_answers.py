@@ -30,6 +30,7 @@ import flows
 
 IMPORTED = time.perf_counter()
 RESULT = tables.RESULTS / "first_answers.json"
+FOLDER = "JAX_COMPILATION_CACHE_DIR"
 EVENTS = {
     "compiling": "/jax/core/compile/backend_compile_duration",
     "lowering": "/jax/core/compile/jaxpr_to_mlir_module_duration",
@@ -105,9 +106,7 @@ def covered(spans: Iterable[tuple[float, float]]) -> float:
 def with_programs_kept(arguments: list[str], repeats: int) -> list[dict[str, float]]:
     """The same in processes that find the programs of one before them on disk."""
     with tempfile.TemporaryDirectory() as folder:
-        kept = {
-            "JAX_COMPILATION_CACHE_DIR": folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"
-        }  # fmt: skip
+        kept = {FOLDER: folder, "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
         with mock.patch.dict(os.environ, kept):
             return in_turn(arguments, None, 1 + repeats)["now"][1:]
 
@@ -127,6 +126,7 @@ def main() -> None:
         rows = []
         for case in options.cases:
             arguments = [__file__, "--one", case]
+            os.environ.pop(FOLDER, None)
             found = in_turn(arguments, options.before, options.repeats)
             found["kept"] = with_programs_kept(arguments, options.repeats)
             for label, runs in found.items():

@@ -38,8 +38,9 @@ def floats(value: Any, name: str = "value") -> jax.Array:
     given = frame_values(name, value) if is_frame(value) else value
     try:
         array = jnp.asarray(given)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise TypeError(f"{name} must be an array of numbers, got {value!r:.80}.") from error
+    numbers(name, array)
     return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 

@@ -126,18 +126,20 @@ def test_context_errors_of_flows():
     with pytest.raises(ValueError, match=r"context must have shape \[\.\.\., 3\]"):
         conditional.condition(jnp.zeros(2))
     bound = conditional.condition(jnp.zeros((4, 3)))
-    with pytest.raises(ValueError, match=r"broadcasts against .*context, got \(5,\) and \(4,\)"):
+    with pytest.raises(ValueError, match=r"broadcast, got \(5,\) and \(4,\)"):
         bound.log_prob(jnp.zeros((5, 2)))
 
 
-@pytest.mark.parametrize("given", [None, "a", [["a", "b"]], [[1, 2], [3]]])
+@pytest.mark.parametrize(
+    "given", [None, "a", [["a", "b"]], [[1, 2], [3]], 10**30, jax.random.key(0), [1j]]
+)
 def test_what_is_no_array_of_numbers_is_refused_by_name(given):
     flow = flows.maf(2, context_size=2, rngs=nnx.Rngs(0))
-    with pytest.raises(TypeError, match="context must be an array of numbers, got"):
+    with pytest.raises(TypeError, match="context must "):
         flow.condition(given)
-    with pytest.raises(TypeError, match="value must be an array of numbers, got"):
+    with pytest.raises(TypeError, match="value must "):
         flow.condition(jnp.zeros(2)).log_prob(given)
-    with pytest.raises(TypeError, match="x must be an array of numbers, got"):
+    with pytest.raises(TypeError, match="x must "):
         flow.bijector.forward(given, jnp.zeros(2))
     with pytest.raises(TypeError, match=r"make_layer.* must be"):
         flows.bijectors.Stack(lambda rngs: given, 2, rngs=nnx.Rngs(0))

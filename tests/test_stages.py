@@ -105,6 +105,42 @@ def test_training_ends_early_where_nothing_is_left_to_gain(options, steps, monke
     np.testing.assert_array_equal(posterior.sample(seed=KEY), again.sample(seed=KEY))
 
 
+def test_the_second_part_goes_on_with_the_first_and_with_other_draws(monkeypatch):
+    monkeypatch.setattr(stages, "SHORT", 100)
+    target = lambda x: -2 * jnp.sum((x - 1) ** 2)
+    options = {"flow": wide_flow(), "start": None, "num_steps": 200}
+    losses = fitted(target, learning_rate=2e-3, **options).losses
+    assert losses[100:130].mean() < losses[70:100].mean() + 0.1 < losses[:30].mean()
+    still = fitted(target, learning_rate=1e-12, **options).losses
+    assert len(np.unique(still.round(4))) > 190  # no draws are used twice
+
+
+def test_what_ends_within_the_second_part_keeps_the_first(monkeypatch):
+    monkeypatch.setattr(stages, "SHORT", 20)
+    target = lambda x: -2 * jnp.sum((x - 1) ** 2)
+    options = {"flow": wide_flow(), "start": None, "num_steps": 40, "learning_rate": 1e-3}
+    calls, train = [], stages.train
+
+    def failing(*args, **kwargs):
+        calls.append(kwargs["num_steps"])
+        if len(calls) == 2:
+            raise flows.training.NonFiniteError("diverged")
+        return train(*args, **kwargs)
+
+    monkeypatch.setattr(stages, "train", failing)
+    with pytest.warns(UserWarning, match="that of the first 20 steps: diverged"):
+        posterior = flows.fit_posterior(target, key=KEY, progress=False, **options)
+    assert posterior.losses.size == 20
+    calls.clear()
+    interrupted = lambda *args, **kwargs: dataclasses.replace(
+        train(*args, **kwargs), stop_reason="interrupted"
+    )
+    monkeypatch.setattr(stages, "train", interrupted)
+    posterior = fitted(target, **options)
+    assert posterior.losses.size == 20
+    assert posterior.stop_reason == "interrupted"
+
+
 def test_a_stage_of_two_parts_is_lengthened(monkeypatch, tmp_path):
     monkeypatch.setattr(stages, "SHORT", 20)
     options = {

@@ -272,6 +272,26 @@ def test_numeric_inverses_of_any_scale_and_dtype():
         np.testing.assert_allclose(x, 1.0, rtol=1e-6)
 
 
+@all_transformers
+def test_derivatives_of_the_two_directions_cancel(transformer):
+    """To second order, in points and in parameters: inverses may have a rule of their own."""
+
+    def there_and_back(both):
+        params = both[1:]
+        y, log_det = transformer.forward_and_log_det(both[0], params)
+        x, back = transformer.inverse_and_log_det(y, params)
+        return jnp.stack([x, log_det + back])
+
+    with jax.enable_x64(True):
+        both = jax.random.normal(KEY, (8, 1 + transformer.num_params), jnp.float64)
+        slopes = jax.jit(jax.vmap(jax.jacrev(there_and_back)))(both)
+        bends = jax.jit(jax.vmap(jax.hessian(there_and_back)))(both)
+    expected = np.zeros(slopes.shape)
+    expected[:, 0, 0] = 1
+    np.testing.assert_allclose(slopes, expected, atol=1e-9)
+    np.testing.assert_allclose(bends, 0, atol=1e-7)
+
+
 def test_derivatives_of_numeric_inverses():
     inverse = compiled(Sinh()).inverse_and_log_det
     with jax.enable_x64(True):

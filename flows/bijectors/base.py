@@ -104,8 +104,9 @@ class Bijector(Recorded, distrax.Bijector):
             y [..., event_size] and the log-determinants [...].
 
         Raises:
-            ValueError: The last axis of `x` or `context` has the wrong size, or a context is
-                missing where one is needed or given where none is used.
+            TypeError: `x` or `context` is no array of real numbers.
+            ValueError: The last axis of `x` or `context` has the wrong size, their batch shapes do
+                not agree, or a context is missing where one is needed or given where none is used.
         """
         return self._compiled_forward(
             _checks.floats(x, "x"), None if context is None else _checks.floats(context, "context")
@@ -160,20 +161,21 @@ class Bijector(Recorded, distrax.Bijector):
             )
         _checks.context_wanted("context", context is not None, self.context_size)
         if context is None:
-            return self._in_batch(name, x, ()), None
+            return self._in_batch(x, ()), None
         if context.ndim < 1 or context.shape[-1] != self.context_size:
             raise ValueError(
                 f"context must have shape [..., {self.context_size}], got shape {context.shape}."
             )
-        return self._in_batch(name, x, context.shape[:-1]), context
+        return self._in_batch(x, context.shape[:-1]), context
 
-    def _in_batch(self, name: str, x: jax.Array, of_context: tuple[int, ...]) -> jax.Array:
+    def _in_batch(self, x: jax.Array, of_context: tuple[int, ...]) -> jax.Array:
+        shapes = x.shape[:-1], self.batch_shape, of_context
         try:
-            batch = jnp.broadcast_shapes(x.shape[:-1], self.batch_shape, of_context)
+            batch = jnp.broadcast_shapes(*shapes)
         except ValueError as error:
             raise ValueError(
-                f"{name} must have a batch shape that broadcasts against that of the context, got "
-                f"{x.shape[:-1]} and {of_context or self.batch_shape}."
+                "points and contexts must have batch shapes that broadcast, got "
+                f"{' and '.join(str(shape) for shape in shapes if shape)}."
             ) from error
         return jnp.broadcast_to(x, (*batch, self.event_size))
 

@@ -15,7 +15,7 @@ from flows.divergences import Estimate, c2st, energy_distance
 NUM_COMPARED = 2000  # draws of each: both comparisons cost their square, or a classifier's fit
 LEAST_P = 0.01
 ENOUGH = 50  # rows of each for a classifier
-FAR = 1e12  # standard deviations: squares of more are not finite
+FAR = 1e12  # standard deviations: what is farther is as far, so that squares stay finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,9 +104,9 @@ def compare_draws(
     bound = student if context is None else student.condition(context)
     y = bound.sample(seed=draw_key, sample_shape=() if context is not None else (len(x),))
     known = [] if context is None else [context]
-    scale = lambda rows: (rows - x.mean(axis=0)) / jnp.maximum(x.std(axis=0), 1e-12)
+    scale = lambda rows: jnp.clip((rows - x.mean(axis=0)) / x.std(axis=0).clip(1e-12), -FAR, FAR)
     of_x, of_y = (jnp.concatenate([scale(rows), *known], axis=1) for rows in (x, y))
-    of_y = of_y[jnp.abs(of_y).max(axis=1) < FAR]
+    of_y = of_y[jnp.isfinite(y).all(axis=1)]
     accuracy, infinite = None, jnp.asarray(jnp.inf)
     distance = Estimate(infinite, infinite, len(of_x), "energy_distance", jnp.zeros(()))
     if len(of_y) > 1:

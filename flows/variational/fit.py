@@ -72,9 +72,9 @@ def fit_posterior(
             a `flow`, "auto" also looks for several modes. None starts from the flow as it is.
         key: Random key.
         num_steps: Optimiser steps of the first stage, at most: an exact start takes none, and with
-            the default optimizer, on all rows, the stage ends after 750 if q is exact then, to an
-            effective sample size of 99.9 %. A second stage, where it is needed, has a third as
-            many, and where modes were lost both are run again.
+            the default optimizer (on all rows, and without `stop_early`) the stage ends after 750
+            if q is exact then, to an effective sample size of 99.9 %. A second stage, where it is
+            needed, has a third as many, and where modes were lost both are run again.
         num_samples: Draws from q in each step; the second stage takes four times as many.
         batch_size: Rows of the data in each step of the first stage, for a target that has them
             (`flows.targets.from_log_density`); None for all. Everything else is of all rows.

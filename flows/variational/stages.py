@@ -1,6 +1,7 @@
 """The stages of training: reverse KL, and where that is not good enough forward KL as well."""
 
 import dataclasses
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,13 @@ class Stages:
         if best.diagnostics.exact or short.stop_reason == "interrupted":
             return best
         rest_key, rest_folder = jax.random.fold_in(key, 2), folder and folder / "rest"
-        rest = self._trained(short, self.num_steps - SHORT, rest_key, rest_folder)
+        try:
+            rest = self._trained(short, self.num_steps - SHORT, rest_key, rest_folder)
+        except NonFiniteError as error:
+            warnings.warn(
+                f"The posterior is that of the first {SHORT} steps: {error}", stacklevel=2
+            )
+            return best
         return _better(rest, best)
 
     def _trained(
