@@ -212,7 +212,7 @@ def _require_table(name: str, array: np.ndarray, num_columns: int | None, intege
         raise ValueError(f"{name} is empty: its shape is {array.shape}.")
 
 
-def numbers(name: str, array: np.ndarray) -> None:
+def numbers(name: str, array: np.ndarray | jax.Array) -> None:
     """Raises unless the dtype of `array` is that of real numbers or bools."""
     real = (jnp.floating, jnp.integer, jnp.bool_)
     if not any(jnp.issubdtype(array.dtype, kind) for kind in real):

@@ -5,6 +5,7 @@ number of parameters it wants for each coordinate. At parameters 0 it is the ide
 """
 
 import abc
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -138,9 +139,9 @@ def by_parameter(params: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.moveaxis(params.reshape((1,) * missing + params.shape), -1, 0)
 
 
-def by_coordinate(made: jax.Array, shape: tuple[int, int], layer: str) -> jax.Array:
+def by_coordinate(made: jax.Array, shape: tuple[int, ...], layer: str) -> jax.Array:
     """What the network of a layer made [..., K P], as parameters [..., K, P] for K coordinates."""
-    size = shape[0] * shape[1]
+    size = math.prod(shape)
     if made.shape[-1:] != (size,):
         raise ValueError(
             f"conditioner must give parameters [..., {size}] for {layer}, got shape {made.shape}."
