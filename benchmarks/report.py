@@ -121,7 +121,9 @@ Students with more passes, fewer, or none (networks of the noise alone, matched 
 `flows.distill` of each, 5,000 steps, compilation and report included, and how many times as fast
 as the teacher's own sampling it is.
 
+<!-- --8<-- [start:students] -->
 {tables.of_students(distilled["students"], "student")}
+<!-- --8<-- [end:students] -->
 
 The default student of other MAFs, 1,000 steps:
 
