@@ -174,6 +174,7 @@ class _Piece(NamedTuple):
 
 
 def _positive(raw: _Piece) -> _Piece:
+    """Within bounds of what raw parameters 0 are, 1."""
     return _Piece(
         *[jnp.exp(soft_clip(array, limit)) for array, limit in zip(raw, LIMITS, strict=True)]
     )
