@@ -54,6 +54,17 @@ def test_pages_say_that_they_do_not_run(monkeypatch, tmp_path):
         notebooks.run("loud.md", page.format("import warnings; warnings.warn('beware')"))
 
 
+def test_pages_take_tables_from_others(monkeypatch):
+    monkeypatch.syspath_prepend(DOCS / "tools")
+    import notebooks
+
+    page = notebooks.whole((DOCS / "tutorials" / "distil.md").read_text())
+    assert "| 2 passes, the default |" in page
+    assert "--8<--" not in page
+    with pytest.raises(notebooks.PageError, match="has no piece nothing"):
+        notebooks.whole('# A page\n\n--8<-- "benchmarks.md:nothing"\n')
+
+
 @contextlib.contextmanager
 def served(folder):
     handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)

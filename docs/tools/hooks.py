@@ -42,10 +42,11 @@ def on_files(files, config):
     catalogue = notebooks.CATALOGUE
     files.append(File.generated(config, TUTORIALS + catalogue.name, content=catalogue.read_bytes()))
     pages = [file for file in files.documentation_pages() if "```python\n" in file.content_string]
+    whole = lambda file: notebooks.whole(file.content_string)
     make = notebooks.run if config.extra["run"] else lambda name, page: notebooks.notebook(page)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         try:
-            books = list(pool.map(lambda file: make(file.src_uri, file.content_string), pages))
+            books = list(pool.map(lambda file: make(file.src_uri, whole(file)), pages))
         except notebooks.PageError as error:
             raise PluginError(str(error)) from error
     for file, book in zip(pages, books, strict=True):

@@ -17,6 +17,7 @@ from nbclient import NotebookClient
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+PIECE = re.compile(r'^--8<-- "([^":]+):(\w+)"$', re.MULTILINE)
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 MARKS = re.compile(r"[`*\[\]$]")
 COLOURS = re.compile(r"\x1b\[[\d;]*m")  # of a terminal
@@ -33,6 +34,19 @@ CATALOGUE = ROOT / "examples" / "data" / "galaxy_pzflow.npz"  # lies beside each
 
 class PageError(Exception):
     """A block of a page failed or warned."""
+
+
+def whole(page: str) -> str:
+    """The page with pieces of others, where it asks so: `--8<-- "benchmarks.md:families"`."""
+
+    def piece(asked: re.Match[str]) -> str:
+        begin, end = (f"<!-- --8<-- [{side}:{asked[2]}] -->\n" for side in ("start", "end"))
+        text = (ROOT / "docs" / asked[1]).read_text()
+        if begin not in text:
+            raise PageError(f"{asked[1]} has no piece {asked[2]}")
+        return text.split(begin)[1].split(end)[0].rstrip()
+
+    return PIECE.sub(piece, page)
 
 
 def notebook(page: str) -> nbformat.NotebookNode:
