@@ -26,7 +26,10 @@ def text() -> str:
     names, rows = " / ".join(tables.others(flow["rows"])), f"{training['epochs'][0]['rows']:,}"
     mixtures = divergences["mixtures"]
     pairs, violations = (sum(row[name] for row in mixtures) for name in ("pairs", "violations"))
-    return f"""<!-- Written by report.py from results/*.json: change those, not this. -->
+    return f"""---
+search: {{boost: 0.1}}
+---
+<!-- Written by report.py from results/*.json: change those, not this. -->
 # Benchmarks
 
 `make benchmarks` measures all of this anew, which takes long, writes `results/*.json` and makes

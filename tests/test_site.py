@@ -102,9 +102,12 @@ def test_pages_look_right_in_a_browser(tmp_path):
             tab.goto(start)
             tab.keyboard.press("/")
             tab.keyboard.type("fit_posterior", delay=20)
-            found = tab.locator(".md-search-result__link").first
-            found.wait_for()
-            found.click()
+            in_text = tab.locator(".md-search-result__link[href*='h=fit_posterior#']").first
+            in_text.wait_for()
+            assert "posteriors" in tab.locator(".md-search-result__link").first.get_attribute(
+                "href"
+            )
+            in_text.click()
             tab.wait_for_selector("mark")
         opened.close()
     assert len(pages) > 40
