@@ -236,3 +236,15 @@ def naive_inverse(layer, y, context=None):
 def skewed_data(n=4000):
     z = np.random.default_rng(0).normal(size=(n, 2))
     return np.stack([z[:, 0], 0.5 * z[:, 0] ** 2 + 0.3 * z[:, 1]], axis=1)
+
+
+def chains(model, *args, num_samples=2000, num_chains=4, **kwargs):
+    """A finished run of numpyro's NUTS."""
+    from numpyro.infer import MCMC, NUTS
+
+    made = MCMC(
+        NUTS(model), num_warmup=500, num_samples=num_samples, num_chains=num_chains,
+        chain_method="vectorized", progress_bar=False,
+    )  # fmt: skip
+    made.run(jax.random.key(0), *args, **kwargs)
+    return made

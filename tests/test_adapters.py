@@ -1,4 +1,4 @@
-"""Flows inside other libraries: numpyro guides and sample sites, TFP joints, ArviZ."""
+"""Flows inside other libraries: sample sites of numpyro, TFP joints, ArviZ."""
 
 import sys
 
@@ -10,17 +10,16 @@ import numpyro.distributions as dist
 import optax
 import pytest
 from flax import nnx
-from helpers import perturbed
+from helpers import chains, perturbed
 from numpyro import handlers
-from numpyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO, init_to_median, log_likelihood
-from numpyro.infer.reparam import NeuTraReparam, TransformReparam
+from numpyro.infer import SVI, Trace_ELBO
 from numpyro.infer.util import log_density, potential_energy
 from tensorflow_probability.substrates.jax import distributions as tfd
 
 import flows
 from flows import bijectors, supports
 from flows.adapters import arviz, tfp
-from flows.adapters.numpyro import AutoFlow, FlowDistribution, flow_param
+from flows.adapters.numpyro import FlowDistribution, flow_param
 
 KEY = jax.random.key(0)
 LOC, TRIL = jnp.array([1.0, -2.0]), jnp.array([[0.5, 0.0], [0.3, 0.8]])
@@ -41,15 +40,6 @@ def columns_flow():
         support=(supports.positive, supports.real, supports.interval(-1, 2)),
     )  # fmt: skip
     return perturbed(made)
-
-
-def chains(model, *args, num_samples=2000, num_chains=4, **kwargs):
-    made = MCMC(
-        NUTS(model), num_warmup=500, num_samples=num_samples, num_chains=num_chains,
-        chain_method="vectorized", progress_bar=False,
-    )  # fmt: skip
-    made.run(KEY, *args, **kwargs)
-    return made
 
 
 # At a sample site of numpyro.
@@ -216,167 +206,9 @@ def test_svi_learns_the_parameters_of_a_flow_in_a_model():
     assert start.log_prob(data).mean() < best.log_prob(data).mean() - 1
 
 
-# As numpyro guides.
-
-
-def successes(data=None):
-    rate = numpyro.sample("rate", dist.Beta(jnp.ones(2), jnp.ones(2)).to_event(1))
-    odds = numpyro.deterministic("odds", rate / (1 - rate))
-    assert odds.shape == (2,)
-    with numpyro.plate("rows", 10):
-        numpyro.sample("data", dist.Bernoulli(rate).to_event(1), obs=data)
-
-
-TRIALS = jnp.array([[1.0] * 8 + [0.0] * 2, [1.0] * 4 + [0.0] * 6]).T
-EXACT = [tfd.Beta(9.0, 3.0), tfd.Beta(5.0, 7.0)]
-
-
-def guided(model, guide, num_steps, *args, rate=5e-3, **kwargs):
-    schedule = optax.cosine_decay_schedule(rate, num_steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(10.0), optax.adam(schedule))
-    svi = SVI(model, guide, optimizer, Trace_ELBO(num_particles=16))
-    return svi.run(KEY, num_steps, *args, progress_bar=False, **kwargs)
-
-
-@pytest.fixture(scope="module")
-def guide():
-    """A guide and its parameters before training."""
-    made = AutoFlow(successes, init_loc_fn=init_to_median)
-    svi = SVI(successes, made, optax.adam(1e-3), Trace_ELBO())
-    return made, svi.get_params(svi.init(KEY, TRIALS))
-
-
-def test_a_guide_starts_narrow_around_its_first_point(guide):
-    made, params = guide
-    assert set(params) == {"auto_flow", "auto_loc"}
-    rates = made.sample_posterior(KEY, params, sample_shape=(4000,))["rate"]
-    assert rates.shape == (4000, 2)
-    u = np.log(rates / (1 - rates))
-    np.testing.assert_allclose(u.std(axis=0), 0.1, rtol=0.1)
-    np.testing.assert_allclose(u.mean(axis=0), made._init_latent, atol=0.01)
-
-
-def test_a_guide_may_be_started_under_jit():
-    made = AutoFlow(successes)
-    svi = SVI(successes, made, optax.adam(1e-3), Trace_ELBO())
-    state = jax.jit(svi.init)(KEY, TRIALS)
-    state, loss = jax.jit(svi.update)(state, TRIALS)
-    assert jnp.isfinite(loss)
-    draws = made.sample_posterior(KEY, svi.get_params(state), sample_shape=(5,))
-    assert draws["rate"].shape == (5, 2)
-
-
-def test_a_guide_has_the_methods_of_numpyro_s_own(guide):
-    made, params = guide
-    draws = made.sample_posterior(KEY, params, TRIALS, sample_shape=(3, 4))
-    assert {name: draw.shape for name, draw in draws.items()} == {
-        "rate": (3, 4, 2), "odds": (3, 4, 2),
-    }  # fmt: skip
-    ends = made.quantiles(params, [0.1, 0.5, 0.9])["rate"]
-    assert ends.shape == (3, 2)
-    assert (np.diff(ends, axis=0) > 0).all()
-    np.testing.assert_allclose(made.median(params)["rate"], ends[1])
-    posterior = made.get_posterior(params)
-    z = jax.random.normal(KEY, (5, 2))
-    transform = made.get_transform(params)
-    u = transform(z)
-    np.testing.assert_allclose(transform.inv(u), z, atol=1e-4)
-    jacobian = jax.vmap(jax.jacobian(transform))(z)
-    exact = dist.Normal().log_prob(z).sum(axis=-1) - np.linalg.slogdet(jacobian)[1]
-    np.testing.assert_allclose(posterior.log_prob(u), exact, rtol=1e-4)
-    made_from = Predictive(successes, guide=made, params=params, num_samples=7)
-    assert made_from(KEY)["data"].shape == (7, 10, 2)
-    assert log_likelihood(successes, {"rate": draws["rate"][0]}, TRIALS)["data"].shape == (4, 10)
-
-
-def test_neutra_samples_the_noise_of_a_guide(guide):
-    made, params = guide
-    neutra = NeuTraReparam(made, params)
-    z = jnp.array([0.3, -0.2])
-    site = {"auto_shared_latent": z}
-    energy = potential_energy(neutra.reparam(successes), (TRIALS,), {}, site)
-    transform = made.get_transform(params)
-    u = made._unpack_latent(transform(z))
-    exact = potential_energy(successes, (TRIALS,), {}, u) - transform.log_abs_det_jacobian(z, None)
-    assert float(energy) == pytest.approx(float(exact), rel=1e-4)
-    assert neutra.transform_sample(z)["rate"].shape == (2,)
-
-
-@pytest.mark.parametrize(
-    "kind", ["default", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("maf", "one"))]
-)
-def test_guides_reach_exact_posteriors(kind):
-    model, flow, exact = successes, None, EXACT
-    if kind == "maf":
-        flow = flows.maf(2, num_layers=2, hidden_sizes=(16,), rngs=nnx.Rngs(0))
-    if kind == "one":
-        exact = EXACT[:1]
-
-        def model(data):
-            rate = numpyro.sample("rate", dist.Beta(1, 1).expand([1]).to_event(1))
-            numpyro.sample("data", dist.Binomial(10, rate[0]), obs=8)
-
-    made = AutoFlow(model, flow, init_loc_fn=init_to_median)
-    result = guided(model, made, 1000, TRIALS)
-    rates = np.asarray(made.sample_posterior(KEY, result.params, sample_shape=(20_000,))["rate"])
-    for i, beta in enumerate(exact):
-        mean, sd = float(beta.mean()), float(beta.stddev())
-        assert abs(rates[:, i].mean() - mean) < 0.1 * sd
-        assert rates[:, i].std() == pytest.approx(sd, rel=0.1)
-
-
-@pytest.mark.slow
-@pytest.mark.runs_long
-def test_guides_of_a_regression_with_plates_and_reparameterised_sites():
-    """Against NUTS: a hierarchy with a site that another scales, and a subsampled plate."""
-    x = jax.random.normal(KEY, (200, 2))
-    y = x @ jnp.array([1.0, -0.5]) + 0.3 + 0.5 * jax.random.normal(jax.random.key(1), (200,))
-
-    def model(x, y, rows=None):
-        scale = numpyro.sample("scale", dist.HalfNormal(1.0))
-        shrunk = dist.TransformedDistribution(
-            dist.Normal(0, 1), dist.transforms.AffineTransform(0, scale)
-        )
-        reparam = handlers.reparam(config={"weights": TransformReparam()})
-        with reparam, numpyro.plate("features", 2):
-            weights = numpyro.sample("weights", shrunk)
-        offset = numpyro.sample("offset", dist.Uniform(-1, 1))
-        noise = numpyro.sample("noise", dist.LogNormal(0, 1))
-        with numpyro.plate("rows", 200, subsample_size=rows) as chosen:
-            mean = x[chosen] @ weights + offset
-            numpyro.sample("y", dist.Normal(mean, noise), obs=y[chosen])
-
-    exact = chains(model, x, y).get_samples()
-    for rows in (None, 50):
-        made = AutoFlow(model)
-        result = guided(model, made, 4000, x, y, rows=rows)
-        draws = made.sample_posterior(KEY, result.params, x, y, rows=rows, sample_shape=(5000,))
-        for name in ("weights", "offset", "noise"):
-            mean, sd = exact[name].mean(axis=0), exact[name].std(axis=0)
-            assert (jnp.abs(draws[name].mean(axis=0) - mean) < 0.15 * sd).all(), name
-            np.testing.assert_allclose(draws[name].std(axis=0), sd, rtol=0.2)
-
-
-def test_a_mixture_base_is_no_base_of_a_guide():
-    base = flows.MixtureOfNormals(2, 3)
-    flow = flows.maf(2, base=base, hidden_sizes=(8,), rngs=nnx.Rngs(0))
-    with pytest.raises(ValueError, match="flow must have a base without parameters"):
-        AutoFlow(successes, flow)
-
-
-def test_wrong_flows_are_named():
-    make = lambda size, **kwargs: flows.maf(size, hidden_sizes=(8,), rngs=nnx.Rngs(0), **kwargs)
-    with pytest.raises(ValueError, match="flow must be on all of R"):
-        AutoFlow(successes, make(2, support=supports.positive))
-    with pytest.raises(ValueError, match="context of flow"):
-        AutoFlow(successes, make(2, context_size=1))
-    with pytest.raises(TypeError, match=r"flow must be a flows.Flow"):
-        AutoFlow(successes, dist.Normal())
+def test_what_is_no_flow_is_named():
     with pytest.raises(TypeError, match=r"flow must be a flows.Flow"):
         FlowDistribution(dist.Normal())
-    guide = AutoFlow(successes, make(3))
-    with pytest.raises(ValueError, match="flow has event size 3, and the model 2"):
-        handlers.seed(guide, 0)(TRIALS)
 
 
 def test_without_numpyro_it_is_said_what_to_install(monkeypatch):
@@ -384,7 +216,7 @@ def test_without_numpyro_it_is_said_what_to_install(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("flows.adapters.numpyro")]:
         monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=r"flows-jax\[numpyro\]"):
-        flows.targets.from_numpyro(successes, TRIALS)
+        flows.targets.from_numpyro(lambda: None)
 
 
 # In TFP, and in ArviZ.

@@ -8,17 +8,21 @@ import jax.numpy as jnp
 import numpyro
 from flax import nnx
 from numpyro import distributions as dist
+from numpyro.distributions import biject_to, constraints
 from numpyro.distributions.transforms import AffineTransform, IndependentTransform
 from numpyro.infer import init_to_uniform
 from numpyro.infer.autoguide import AutoContinuous
+from numpyro.primitives import Messenger
 
 from flows.adapters.numpyro.distributions import FlowDistribution, FlowTransform, flow_param
+from flows.adapters.numpyro.models import require_continuous
 from flows.architectures import posterior_flow
 from flows.bijectors import Chain, TriangularAffine
 from flows.distributions import Flow, require_flow, require_single
 
 NUM_DRAWS = 10_000  # of which medians and quantiles are
 SCALE = 0.1  # of the default guide at its start, as of numpyro's own
+HIDDEN_SIZES = (16, 16)  # larger networks diverge at constant rates of 0.01: benchmarks/guides.md
 
 
 class AutoFlow(AutoContinuous):
@@ -31,8 +35,9 @@ class AutoFlow(AutoContinuous):
     Args:
         model: A numpyro model of continuous latent sites.
         flow: The flow q starts from, unconditional and on all of R^D, D the number of
-            unconstrained coordinates; its base has no parameters. By default affine couplings,
-            behind an affine map that starts at `init_loc_fn` with scale 0.1.
+            unconstrained coordinates; its base has no parameters. By default four small affine
+            couplings (in one dimension two splines), behind an affine map that starts at
+            `init_loc_fn` with scale 0.1: they bear the constant learning rates of SVI.
         prefix: Before the names of its sites and of its parameters, `{prefix}_flow` and, by
             default, `{prefix}_loc`.
         init_loc_fn: As of numpyro's guides.
@@ -40,7 +45,8 @@ class AutoFlow(AutoContinuous):
 
     Raises:
         TypeError: `flow` is no flow.
-        ValueError: It has another event size, a support, a context, or a base with parameters.
+        ValueError: It has another event size, a support, a context, or a base with parameters. At
+            the first call: the model has a discrete latent site.
 
     Examples:
         >>> import flows, jax, numpyro, numpyro.distributions as dist, optax
@@ -71,7 +77,7 @@ class AutoFlow(AutoContinuous):
                 raise ValueError("flow must have a base without parameters, as StandardNormal is.")
         self.flow: Any = flow  # of the default the event size is not known yet
         self._located = False
-        super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn, **kwargs)
+        super().__init__(_Continuous(model), prefix=prefix, init_loc_fn=init_loc_fn, **kwargs)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
         super()._setup_prototype(*args, **kwargs)
@@ -86,7 +92,10 @@ class AutoFlow(AutoContinuous):
 
     def _default(self) -> Flow:
         self._located = True
-        network = posterior_flow(self.latent_dim, nnx.Rngs(0))
+        num_layers = 2 if self.latent_dim == 1 else 4
+        network = posterior_flow(
+            self.latent_dim, nnx.Rngs(0), num_layers=num_layers, hidden_sizes=HIDDEN_SIZES
+        )
         affine = TriangularAffine(jnp.zeros(self.latent_dim), SCALE * jnp.eye(self.latent_dim))
         return Flow(network.base, Chain([affine, network.bijector]))
 
@@ -101,6 +110,14 @@ class AutoFlow(AutoContinuous):
     def get_base_dist(self) -> dist.Distribution:
         return FlowDistribution(self.flow.base)
 
+    def _unpack_and_constrain(self, latent_sample: jax.Array, params: dict[str, Any]) -> Any:
+        """As numpyro's, which takes the model's own parameters for unconstrained ones."""
+        sites = self.prototype_trace
+        own = {name for name in params if name in sites and sites[name]["type"] == "param"}
+        constraint = lambda name: sites[name]["kwargs"].get("constraint", constraints.real)
+        free = {name: biject_to(constraint(name)).inv(params[name]) for name in own}
+        return super()._unpack_and_constrain(latent_sample, params | free)
+
     def median(self, params: dict[str, Any]) -> dict[str, jax.Array]:
         """Medians of each latent variable, of 10,000 draws."""
         return self.quantiles(params, 0.5)
@@ -109,3 +126,11 @@ class AutoFlow(AutoContinuous):
         """Quantiles [*quantiles.shape, ..] of each latent variable, of 10,000 draws."""
         draws = self.sample_posterior(jax.random.key(0), params, sample_shape=(NUM_DRAWS,))
         return jax.tree.map(lambda x: jnp.quantile(x, jnp.asarray(quantiles), axis=0), draws)
+
+
+class _Continuous(Messenger):
+    """A model that raises at discrete latent sites."""
+
+    def process_message(self, site: dict[str, Any]) -> None:
+        if site["type"] == "sample":
+            require_continuous(site)

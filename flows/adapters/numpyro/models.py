@@ -90,6 +90,16 @@ def latent(site: dict[str, Any]) -> bool:
     return site["type"] == "sample" and not site["is_observed"]
 
 
+def require_continuous(site: dict[str, Any]) -> None:
+    """Raises at a latent site that is discrete."""
+    if latent(site) and site["fn"].support.is_discrete:
+        kind = type(_layers(site["fn"])[-1]).__name__
+        raise ValueError(
+            f"Site {site['name']!r} is discrete ({kind}) and not observed: pass its data or, if it "
+            "is latent, sum over it, as mixtures do."
+        )
+
+
 def _feasible(site: dict[str, Any]) -> Any:
     """A value for a latent site, in place of a draw; raises unless it has a proper posterior."""
     _require_proper(site)
@@ -107,30 +117,31 @@ def _require_proper(site: dict[str, Any]) -> None:
         )
     if not latent(site):
         return
-    layers = [site["fn"]]
-    while hasattr(layers[-1], "base_dist"):
-        layers.append(layers[-1].base_dist)
-    prior = layers[-1]
+    layers = _layers(site["fn"])
     if site["scale"] is not None or any(map(_hides_entries, layers)):
         raise ValueError(
             f"Site {name!r} is masked or scaled, so that its prior is not proper: leave missing "
             "data out, and put handlers.mask and handlers.scale around observed sites alone."
         )
-    support = site["fn"].support
-    kind, improper = type(prior).__name__, isinstance(prior, ImproperUniform)
+    improper = isinstance(layers[-1], ImproperUniform)
     if improper:
-        raise ValueError(f"Site {name!r} is {kind}, and evidence needs a proper prior.")
-    if support.is_discrete:
-        raise ValueError(
-            f"Site {name!r} is discrete ({kind}) and not observed: pass its data or, if it is "
-            "latent, sum over it, as mixtures do."
-        )
+        raise ValueError(f"Site {name!r} is ImproperUniform, and evidence needs a proper prior.")
+    require_continuous(site)
+    support = site["fn"].support
     try:
         biject_to(support)
     except NotImplementedError as error:
         raise ValueError(
             f"Site {name!r} has support {support}, which numpyro cannot map real numbers to."
         ) from error
+
+
+def _layers(prior: Any) -> list[Any]:
+    """A distribution, what it is made of, and so on."""
+    layers = [prior]
+    while hasattr(layers[-1], "base_dist"):
+        layers.append(layers[-1].base_dist)
+    return layers
 
 
 def _hides_entries(prior: Any) -> bool:
