@@ -2,8 +2,9 @@
 
     python benchmarks/guides.py [--guides NAME ...] [--models NAME ...] [--steps N]
 
-2,000 steps of Adam at a constant rate, with 1 or 8 draws a step. Writes results/guides.json, and
-prints the ELBO of each guide and model, of 4,000 fresh draws, in nats; "nan" where it diverged.
+2,000 steps of Adam at a constant rate, with 1 or 8 draws a step. Puts the ELBO of each guide and
+model, of 4,000 fresh draws, in nats, into results/guides.json, and prints them; "nan" where it
+diverged. What was tried is in guides.md.
 """
 
 import argparse
@@ -134,7 +135,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--steps", type=int, default=2_000)
     options = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    rows = tables.load("guides")["rows"] if RESULT.exists() else []
     for name in tqdm(options.models):
         for kind in options.guides:
             if kind == "AutoIAFNormal" and name == "beta":
@@ -143,7 +144,9 @@ def main() -> None:
                 elbo(MODELS[name], GUIDES[kind](MODELS[name]), *setting, options.steps)
                 for setting in SETTINGS
             ]
+            rows = [row for row in rows if (row["model"], row["guide"]) != (name, kind)]
             rows.append({"model": name, "guide": kind, "elbo": values})
+            rows.sort(key=lambda row: (list(MODELS).index(row["model"]), row["guide"]))
             jax.clear_caches()
             RESULT.write_text(json.dumps(about() | {"rows": rows}, indent=1) + "\n")
     print(table(rows))

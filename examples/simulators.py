@@ -95,7 +95,7 @@ SIMULATORS = {
 }
 RUNS = {
     "two_moons": {"n": 10_000, "batch_size": 256, "max_epochs": 100},
-    "slcp": {"n": 30_000, "batch_size": 512, "max_epochs": 60},
+    "slcp": {"n": 100_000, "batch_size": 512, "max_epochs": 12},
 }
 
 

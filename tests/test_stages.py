@@ -224,6 +224,16 @@ def test_a_coordinate_that_cannot_be_resolved_is_said_to_be():
     assert any("100%" in reason for reason in judge(flow, target, KEY, 128).reasons)
 
 
+@pytest.mark.parametrize(("df", "told"), [(2.5, False), (5.0, True)])
+def test_a_tail_too_heavy_for_its_deviation_is_named(df, told):
+    """Even if q is the target itself: no 10,000 draws have the deviation of t(2.5) to 15 %."""
+    flow = flows.Flow(flows.StudentT(3, df=df), flows.bijectors.Reverse(3))
+    target = jax.tree_util.Partial(lambda x: jax.scipy.stats.t.logpdf(x, df).sum())
+    for seed in range(3):
+        diagnostics = judge(flow, target, jax.random.key(seed), 128)
+        assert told == all("of a variance rests" not in reason for reason in diagnostics.reasons)
+
+
 @pytest.mark.parametrize("stage", ["ELBO", "forward KL"])
 def test_ctrl_c_ends_all_stages(monkeypatch, stage):
     """No other stage begins, and the result says that it was interrupted."""

@@ -1,7 +1,5 @@
 """The flow that posteriors are fitted by."""
 
-from typing import Any
-
 from flax import nnx
 
 from flows.architectures.coupling import real_nvp
@@ -9,7 +7,6 @@ from flows.architectures.splines import nsf
 from flows.distributions import Flow
 
 
-def posterior_flow(event_size: int, rngs: nnx.Rngs, **options: Any) -> Flow:
+def posterior_flow(event_size: int, rngs: nnx.Rngs) -> Flow:
     """Affine couplings; splines in one dimension, where affine maps make nothing but normals."""
-    architecture = nsf if event_size == 1 else real_nvp
-    return architecture(event_size, rngs=rngs, **options)
+    return nsf(1, rngs=rngs) if event_size == 1 else real_nvp(event_size, rngs=rngs)

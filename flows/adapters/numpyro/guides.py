@@ -16,13 +16,14 @@ from numpyro.primitives import Messenger
 
 from flows.adapters.numpyro.distributions import FlowDistribution, FlowTransform, flow_param
 from flows.adapters.numpyro.models import require_continuous
-from flows.architectures import posterior_flow
-from flows.bijectors import Chain, TriangularAffine
+from flows.architectures import nsf, real_nvp
+from flows.bijectors import Affine, Chain, TriangularAffine
 from flows.distributions import Flow, require_flow, require_single
 
 NUM_DRAWS = 10_000  # of which medians and quantiles are
 SCALE = 0.1  # of the default guide at its start, as of numpyro's own
-HIDDEN_SIZES = (16, 16)  # larger networks diverge at constant rates of 0.01: benchmarks/guides.md
+# The default network bears constant rates of 0.01, unbounded ones diverge: benchmarks/guides.md.
+NETWORK = {"hidden_sizes": (32, 32), "transformer": Affine(max_log_scale=1.0)}
 
 
 class AutoFlow(AutoContinuous):
@@ -35,9 +36,9 @@ class AutoFlow(AutoContinuous):
     Args:
         model: A numpyro model of continuous latent sites.
         flow: The flow q starts from, unconditional and on all of R^D, D the number of
-            unconstrained coordinates; its base has no parameters. By default four small affine
-            couplings (in one dimension two splines), behind an affine map that starts at
-            `init_loc_fn` with scale 0.1: they bear the constant learning rates of SVI.
+            unconstrained coordinates; its base has no parameters. By default affine couplings
+            (in one dimension splines) behind an affine map that starts at `init_loc_fn` with scale
+            0.1; small and bounded, they bear the constant learning rates of SVI.
         prefix: Before the names of its sites and of its parameters, `{prefix}_flow` and, by
             default, `{prefix}_loc`.
         init_loc_fn: As of numpyro's guides.
@@ -92,11 +93,12 @@ class AutoFlow(AutoContinuous):
 
     def _default(self) -> Flow:
         self._located = True
-        num_layers = 2 if self.latent_dim == 1 else 4
-        network = posterior_flow(
-            self.latent_dim, nnx.Rngs(0), num_layers=num_layers, hidden_sizes=HIDDEN_SIZES
-        )
-        affine = TriangularAffine(jnp.zeros(self.latent_dim), SCALE * jnp.eye(self.latent_dim))
+        size, rngs = self.latent_dim, nnx.Rngs(0)
+        if size == 1:
+            network = nsf(1, num_layers=2, rngs=rngs)
+        else:
+            network = real_nvp(size, **NETWORK, rngs=rngs)
+        affine = TriangularAffine(jnp.zeros(size), SCALE * jnp.eye(size))
         return Flow(network.base, Chain([affine, network.bijector]))
 
     def _get_posterior(self) -> dist.TransformedDistribution:
