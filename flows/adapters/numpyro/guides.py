@@ -23,7 +23,10 @@ from flows.distributions import Flow, require_flow, require_single
 NUM_DRAWS = 10_000  # of which medians and quantiles are
 SCALE = 0.1  # of the default guide at its start, as of numpyro's own
 # The default network bears constant rates of 0.01, unbounded ones diverge: benchmarks/guides.md.
-NETWORK = {"hidden_sizes": (32, 32), "transformer": Affine(max_log_scale=1.0)}
+NETWORK: dict[str, Any] = {
+    "hidden_sizes": (32, 32),
+    "transformer": Affine(max_log_scale=1.0),
+}
 
 
 class AutoFlow(AutoContinuous):
