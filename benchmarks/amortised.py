@@ -110,8 +110,8 @@ def measure(
 
 
 def calibrated(p: list[list[float]]) -> str:
-    """How many of the p-values are such as chance would give."""
-    return f"{(np.asarray(p) > UNIFORM).sum()} of {np.size(p)}"
+    """How many of the p-values are such as chance would give, and the least."""
+    return f"{(np.asarray(p) > UNIFORM).sum()} of {np.size(p)}, p >= {np.min(p):.1g}"
 
 
 def table(rows: list[dict[str, Any]]) -> str:

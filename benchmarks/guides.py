@@ -1,6 +1,6 @@
 """numpyro guides: `AutoFlow` and numpyro's own, trained by SVI as its users do.
 
-    python benchmarks/guides.py [--guides NAME ...] [--models NAME ...] [--steps N]
+    python benchmarks/guides.py [--guides NAME ...] [--models NAME ...]
 
 2,000 steps of Adam at a constant rate, with 1 or 8 draws a step. Puts the ELBO of each guide and
 model, of 4,000 fresh draws, in nats, into results/guides.json, and prints them; "nan" where it
@@ -25,7 +25,7 @@ from tqdm import tqdm
 from flows.adapters.numpyro import AutoFlow
 
 RESULT = tables.RESULTS / "guides.json"
-NUM_DRAWS = 4_000
+NUM_STEPS, NUM_DRAWS = 2_000, 4_000
 SETTINGS = (1e-2, 1), (1e-2, 8), (1e-3, 1), (1e-3, 8)  # rates, and draws a step
 GUIDES = {
     "AutoFlow": AutoFlow,
@@ -113,10 +113,10 @@ MODELS = {
 }  # fmt: skip
 
 
-def elbo(model: Any, guide: Any, rate: float, num_draws: int, num_steps: int) -> float:
+def elbo(model: Any, guide: Any, rate: float, num_draws: int) -> float:
     """After SVI."""
     svi = SVI(model, guide, optax.adam(rate), Trace_ELBO(num_draws))
-    result = svi.run(jax.random.key(0), num_steps, progress_bar=False)
+    result = svi.run(jax.random.key(0), NUM_STEPS, progress_bar=False)
     loss = Trace_ELBO(NUM_DRAWS).loss(jax.random.key(1), result.params, model, guide)
     return -float(loss)
 
@@ -133,17 +133,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--guides", nargs="+", choices=GUIDES, default=list(GUIDES))
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
-    parser.add_argument("--steps", type=int, default=2_000)
     options = parser.parse_args()
     rows = tables.load("guides")["rows"] if RESULT.exists() else []
+    rows = [row for row in rows if row["model"] in MODELS]
     for name in tqdm(options.models):
         for kind in options.guides:
             if kind == "AutoIAFNormal" and name == "beta":
                 continue  # it needs two dimensions
-            values = [
-                elbo(MODELS[name], GUIDES[kind](MODELS[name]), *setting, options.steps)
-                for setting in SETTINGS
-            ]
+            model = MODELS[name]
+            values = [elbo(model, GUIDES[kind](model), *setting) for setting in SETTINGS]
             rows = [row for row in rows if (row["model"], row["guide"]) != (name, kind)]
             rows.append({"model": name, "guide": kind, "elbo": values})
             rows.sort(key=lambda row: (list(MODELS).index(row["model"]), row["guide"]))

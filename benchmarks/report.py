@@ -154,7 +154,7 @@ What was tried: [amortised.md](../benchmarks/amortised.md).
 
 `guides.py`: `flows.adapters.numpyro.AutoFlow` with its defaults and guides of numpyro with theirs,
 after 2,000 steps of Adam at a constant rate, as SVI is run without further thought. ELBO in nats
-(larger is better; "nan" diverged), one seed.{on(of_guides)}
+(larger is better; "nan" and huge ones diverged), one seed.{on(of_guides)}
 
 {guides.table(of_guides["rows"])}
 

@@ -201,6 +201,7 @@ def test_wrong_flows_are_named():
 
 NUMPYRO_S = pytest.param(AutoMultivariateNormal, marks=pytest.mark.slow)
 GUIDES = pytest.mark.parametrize("kind", [AutoFlow, NUMPYRO_S])
+UNIFORM = dist.Uniform(0, 1)
 ROWS = RNG.normal(1.0, 2.0, size=100).astype(np.float32)
 
 
@@ -272,7 +273,9 @@ def test_parameters_of_the_model_keep_their_constraints_and_the_loss_is_exact(ki
     for _ in range(3):
         state, value = svi.update(state)
     assert np.isfinite(value)
-    assert svi.get_params(state)["low"] > 1
+    low = svi.get_params(state)["low"]
+    assert low > 1
+    assert abs(low - 1.5) > 0.01  # learnt
 
 
 @GUIDES
@@ -350,9 +353,33 @@ def test_deterministic_sites_see_the_parameters_of_the_model():
     draws = guide.sample_posterior(KEY, result.params, sample_shape=(6,))
     ratio = draws["mean"] / result.params["scale"]
     np.testing.assert_allclose(draws["ratio"], ratio, rtol=1e-5)
-    again = Predictive(model, {"mean": draws["mean"]}, params=result.params)(KEY)
+    again = Predictive(guide.model, {"mean": draws["mean"]}, params=result.params)(KEY)
     np.testing.assert_allclose(again["ratio"], ratio, rtol=1e-5)
     assert again["y"].shape == (6, 40)
+
+
+def test_a_parameter_may_bound_another():
+    def model():
+        low = numpyro.param("low", 2.0, constraint=dist.constraints.positive)
+        high = numpyro.param("high", 3.0, constraint=dist.constraints.greater_than(low))
+        numpyro.deterministic("ends", jnp.stack([low, high]))
+        numpyro.sample("x", dist.Normal(0, 1))
+
+    guide = AutoFlow(model)
+    handlers.seed(guide, 0)()
+    params = {"low": jnp.array(1.0), "high": jnp.array(5.0)}
+    *_, start = started(model, guide)
+    ends = guide.sample_posterior(KEY, start | params)["ends"]
+    np.testing.assert_allclose(ends, [1.0, 5.0], rtol=1e-6)
+
+
+def test_the_model_of_a_guide_predicts_what_is_discrete():
+    model = lambda y=None: numpyro.sample("y", dist.Bernoulli(numpyro.sample("p", UNIFORM)), obs=y)
+    guide = AutoFlow(model)
+    assert guide.model is model
+    *_, params = started(model, guide, 1)
+    predicted = Predictive(guide.model, guide=guide, params=params, num_samples=3)(KEY)
+    assert predicted["y"].shape == (3,)
 
 
 @GUIDES

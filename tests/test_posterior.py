@@ -1,6 +1,8 @@
 """What a fitted posterior gives: expectations, draws of the target, chains; and how it starts."""
 
+import copy
 import dataclasses
+import pickle
 import re
 import sys
 import warnings
@@ -270,6 +272,15 @@ def test_units_and_offsets_do_not_matter(offset, loc, scale):
     z = (np.asarray(posterior.sample(seed=KEY, sample_shape=(10_000,)), float) - loc) / scale
     np.testing.assert_allclose(z.mean(axis=0), 0, atol=0.1)
     np.testing.assert_allclose(z.std(axis=0), 1, atol=0.15)
+
+
+@pytest.mark.parametrize("copied", [pickle.dumps, copy.deepcopy])
+def test_a_posterior_is_kept_by_its_flow(copied):
+    posterior = posterior_of(lambda theta: -0.5 * jnp.sum(theta**2))
+    with pytest.raises(TypeError, match=r"keep the flow of a posterior, posterior\.flow"):
+        copied(posterior)
+    again = pickle.loads(pickle.dumps(posterior.flow))
+    np.testing.assert_array_equal(again.sample(seed=KEY), posterior.flow.sample(seed=KEY))
 
 
 def test_what_weights_would_change_is_part_of_the_verdict():

@@ -77,10 +77,13 @@ _log_ratios = jax.jit(_log_ratios_of_block, static_argnums=3)
 
 
 def seconds_of_draws(
-    dists: list[Any], context: jax.Array | None, key: jax.Array
+    dists: list[Any],
+    context: jax.Array | None,
+    key: jax.Array,
+    batches: tuple[int, ...] = BATCHES,
 ) -> Iterator[tuple[int, list[float]]]:
     """Median wall times of compiled calls for each of the batch sizes, made in turns."""
-    for num_draws in BATCHES:
+    for num_draws in batches:
         shape = (num_draws,) if context is None else ()
         yield num_draws, _seconds(bound_to(dists, context, num_draws), shape, key)
 

@@ -48,6 +48,12 @@ class _Operations:
     def __repr__(self) -> str:
         return self.text
 
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            "A target is a traced function, which cannot be pickled, nor copied deeply: keep the "
+            "flow of a posterior, posterior.flow (flows.save, or pickle), and make the target anew."
+        )
+
 
 def _derivative(closed: Any) -> Any:
     """The jaxpr of the derivative, backwards, with the constants of the function as arguments."""

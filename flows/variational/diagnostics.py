@@ -21,7 +21,7 @@ EXACT_ESS = 0.999  # of all draws: nothing is left to train
 EVEN_ESS = 0.99  # of all draws: weights then move no mean by more than a tenth of its deviation
 NOISE_ESS = 0.01  # of all draws: below, weights say nothing of how good q is
 MEAN_LIMIT, SD_LIMIT = 0.1, 0.15  # of what weights may change, before it counts
-TAIL, TAIL_LIMIT = 1e-3, 0.18  # share of the draws, and of a variance that may rest on them
+FEW, FEW_LIMIT = 5, 0.115  # of 20,000 draws, and the share of a variance that may rest on them
 MISSED_LIMIT, ERRORS = 0.02, 4  # nats of evidence that q's own draws may miss, and standard errors
 ERROR_LIMIT = 0.1  # nats: where few of the draws that reach further decide, nothing is known
 NAMED = 3  # lost modes, when printed
@@ -49,9 +49,10 @@ class Diagnostics:
         mean_shift: By how much weights move the mean of a coordinate, of the worst, in standard
             deviations. (Of draws that reach further than q; NaN where only weights are known.)
         sd_shift: By which ratio, less 1, they change the standard deviation of the worst.
-        tail_share: Which share of a variance rests on a thousandth of the weighted draws, of the
-            worst coordinate: 0.01 of a normal, 0.06 of a Student-t with 4 degrees of freedom, and
-            0.3 of one with 2.5, whose deviation so many draws do not tell to 15 %.
+        tail_share: Which share of a variance rests on 5 of 20,000 weighted draws that reach
+            further, of the worst coordinate: less than 0.01 of a normal. Of a Student-t with 2.5
+            degrees of freedom it is 0.15 to 0.3; its deviation is off by 15 % now and then, also
+            where q is exact.
         lost_modes: Modes that a search around 0 and around q found, and where q lacks more than
             half of the mass, with their share of the evidence; none where all of that is below one
             per cent. Weights do not tell: their draws never go there. Modes that no search found
@@ -81,6 +82,12 @@ class Diagnostics:
     @property
     def reasons(self) -> list[str]:
         """Why not to trust q; none where it can be trusted."""
+        few = f"{self.tail_share:.0%} of a variance rests on {FEW} of {2 * NUM_DRAWS:,} draws"
+        return self._flaws + [few] * (self.tail_share > FEW_LIMIT)
+
+    @property
+    def _flaws(self) -> list[str]:
+        """What is wrong with q itself."""
         outside = self.num_outside / self.num_samples
         reasons = {
             f"k-hat is not below {KHAT_LIMIT}": self._uneven and not self.khat < KHAT_LIMIT,
@@ -91,9 +98,6 @@ class Diagnostics:
                 self.mean_shift > MEAN_LIMIT
             ),
             f"weights change a deviation by {self.sd_shift:.0%}": self.sd_shift > SD_LIMIT,
-            f"{self.tail_share:.0%} of a variance rests on a thousandth of the draws": (
-                self.tail_share > TAIL_LIMIT
-            ),
             f"its draws miss {self._missing:.1%} of the evidence": not self._missing <= 0,
             f"the log evidence is known to +- {self._error:.2f} only": self._error > ERROR_LIMIT,
             "the target has modes that q lacks": bool(self.lost_modes),
@@ -124,25 +128,23 @@ class Diagnostics:
 
     @property
     def wanting(self) -> bool:
-        """Whether q is not to be trusted, or would nearly not be."""
-        return bool(
-            self.reasons or self.mean_shift > MEAN_LIMIT / 2 or self.sd_shift > SD_LIMIT / 2
-        )
+        """Whether q has flaws, or nearly has."""
+        return bool(self._flaws or self.mean_shift > MEAN_LIMIT / 2 or self.sd_shift > SD_LIMIT / 2)
 
     @property
     def addable(self) -> tuple[LostMode, ...]:
         """What q may be started again with: lost modes, or a region if q is good but for that."""
-        alone = len(self.reasons) == 1
+        alone = len(self._flaws) == 1
         return self.lost_modes or (self.lost_regions if alone else None) or ()
 
     def better_than(self, other: "Diagnostics") -> bool:
-        """Whether fewer reasons speak against it, or as many and its effective size is larger.
+        """Whether fewer flaws speak against it, or as many and its effective size is larger.
 
         Where next to no draws count in either, both are noise, and the larger ELBO is better.
         """
         if max(self.ess, other.ess) < NOISE_ESS * self.num_samples:
             return bool(self.elbo.value > other.elbo.value)
-        return (len(self.reasons), -self.ess) < (len(other.reasons), -other.ess)
+        return (len(self._flaws), -self.ess) < (len(other._flaws), -other.ess)
 
     @property
     def _error(self) -> float:
@@ -169,6 +171,7 @@ class Diagnostics:
                 f"ESS           {self.ess:.0f} of {self.num_samples}",
                 f"k-hat         {self.khat:.2f}{'' if self._uneven else ' (weights are even)'}",
                 f"weights move  means by {self.mean_shift:.2f} sd, sds by {self.sd_shift:.0%}",
+                f"heavy tails   {FEW} draws make {self.tail_share:.1%} of a variance",
                 f"non-finite    {self.num_nonfinite}",
                 *self._about_modes(),
                 *self._about_regions(),
@@ -290,7 +293,7 @@ def _shifts(x: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
     z = (x - mean) / np.where(sd > 0, sd, 1.0)  # draws all alike change by 100 %
     moved = weights @ z
     squares = weights[:, None] * (z - moved) ** 2
-    few = max(1, int(TAIL * len(x)))
+    few = min(FEW, len(x))
     variance, of_few = squares.sum(axis=0), np.partition(squares, -few, axis=0)[-few:].sum(axis=0)
     worst = lambda change: float(np.abs(change).max())
     return worst(moved), worst(np.sqrt(variance) - 1), worst(of_few / np.fmax(variance, 1e-300))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpyro
 from flax import nnx
 from numpyro import distributions as dist
-from numpyro.distributions import biject_to, constraints
+from numpyro import handlers
 from numpyro.distributions.transforms import AffineTransform, IndependentTransform
 from numpyro.infer import init_to_uniform
 from numpyro.infer.autoguide import AutoContinuous
@@ -22,7 +22,8 @@ from flows.distributions import Flow, require_flow, require_single
 
 NUM_DRAWS = 10_000  # of which medians and quantiles are
 SCALE = 0.1  # of the default guide at its start, as of numpyro's own
-# The default network bears constant rates of 0.01, unbounded ones diverge: benchmarks/guides.md.
+# The default network does not diverge at constant rates of 0.01, as larger ones or with larger
+# bounds may: benchmarks/guides.md.
 NETWORK: dict[str, Any] = {
     "hidden_sizes": (32, 32),
     "transformer": Affine(max_log_scale=1.0),
@@ -41,7 +42,8 @@ class AutoFlow(AutoContinuous):
         flow: The flow q starts from, unconditional and on all of R^D, D the number of
             unconstrained coordinates; its base has no parameters. By default affine couplings
             (in one dimension splines) behind an affine map that starts at `init_loc_fn` with scale
-            0.1; small and bounded, they bear the constant learning rates of SVI.
+            0.1: couplings that are small and bounded, and do not diverge at the constant learning
+            rates of SVI. Let it take several draws a step, as by `Trace_ELBO(num_particles=8)`.
         prefix: Before the names of its sites and of its parameters, `{prefix}_flow` and, by
             default, `{prefix}_loc`.
         init_loc_fn: As of numpyro's guides.
@@ -49,8 +51,8 @@ class AutoFlow(AutoContinuous):
 
     Raises:
         TypeError: `flow` is no flow.
-        ValueError: It has another event size, a support, a context, or a base with parameters. At
-            the first call: the model has a discrete latent site.
+        ValueError: It has a support, a context, or a base with parameters. At the first call: it
+            has another event size, or the model has a discrete latent site.
 
     Examples:
         >>> import flows, jax, numpyro, numpyro.distributions as dist, optax
@@ -81,10 +83,15 @@ class AutoFlow(AutoContinuous):
                 raise ValueError("flow must have a base without parameters, as StandardNormal is.")
         self.flow: Any = flow  # of the default the event size is not known yet
         self._located = False
-        super().__init__(_Continuous(model), prefix=prefix, init_loc_fn=init_loc_fn, **kwargs)
+        super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn, **kwargs)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        super()._setup_prototype(*args, **kwargs)
+        model: Any = self.model
+        self.model = _Continuous(model)
+        try:
+            super()._setup_prototype(*args, **kwargs)
+        finally:
+            self.model = model
         if self.flow is None:
             with jax.ensure_compile_time_eval():  # also where SVI is started under jit
                 self.flow = self._default()
@@ -118,10 +125,10 @@ class AutoFlow(AutoContinuous):
     def _unpack_and_constrain(self, latent_sample: jax.Array, params: dict[str, Any]) -> Any:
         """As numpyro's, which takes the model's own parameters for unconstrained ones."""
         sites = self.prototype_trace
-        own = {name for name in params if name in sites and sites[name]["type"] == "param"}
-        constraint = lambda name: sites[name]["kwargs"].get("constraint", constraints.real)
-        free = {name: biject_to(constraint(name)).inv(params[name]) for name in own}
-        return super()._unpack_and_constrain(latent_sample, params | free)
+        own = {k: v for k, v in params.items() if k in sites and sites[k]["type"] == "param"}
+        rest = {k: v for k, v in params.items() if k not in own}
+        with handlers.substitute(data=own):
+            return super()._unpack_and_constrain(latent_sample, rest)
 
     def median(self, params: dict[str, Any]) -> dict[str, jax.Array]:
         """Medians of each latent variable, of 10,000 draws."""
