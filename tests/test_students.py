@@ -1,6 +1,7 @@
 """Students: made after their teacher, and of every kind of teacher."""
 
 import functools
+import itertools
 import json
 import sys
 
@@ -17,7 +18,7 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 import flows
 from flows.bijectors import TriangularAffine
 from flows.conditioners import Unrolled
-from flows.distillation import measures
+from flows.distillation import measures, students
 from flows.distillation.distill import CLOSE
 from flows.distillation.layerwise import is_layered
 from flows.distillation.samples import compare_draws
@@ -81,6 +82,55 @@ def test_a_student_that_is_not_close_or_safe_gets_more_passes(monkeypatch):
     result = run()  # with as many passes as coordinates it is the teacher, untrained
     assert passes(result.student) > 2
     assert result.report.worst_log_ratio < 0.1
+
+
+@pytest.fixture
+def speeds(monkeypatch):
+    """The students that are tried draw 1, 1.5, 2, 3, 4 and 5 times as fast as their teacher."""
+    speedups = itertools.cycle([1.0, 1.5, 2.0, 3.0, 4.0, 5.0])
+    measured = lambda dists, context, key, batches: iter([(batches[0], [next(speedups), 1.0])])
+    monkeypatch.setattr(students, "seconds_of_draws", measured)
+
+
+@pytest.mark.parametrize(
+    ("speedup", "passes", "widths"),
+    [(0.9, 2, None), (1.2, 1, None), (2, 0, (32, 16)), (3, 0, (16, 8)), (4.9, 0, (8, 8))],
+)
+def test_the_closest_of_the_students_that_are_as_fast(speeds, speedup, passes, widths):
+    teacher = maf(hidden_sizes=(32, 16))
+    student = students.fast_student(teacher, speedup, None, KEY, nnx.Rngs(0))
+    network = student.bijector.layers.bijectors[0].conditioner
+    if passes:
+        assert network.num_passes == passes
+    else:
+        assert network.hidden_sizes == widths
+
+
+@pytest.mark.slow
+def test_a_student_as_fast_as_is_asked_for(speeds):
+    """It gets no passes beside; what none reaches is said before anything is trained."""
+    options = {"num_steps": 40, "batch_size": 32, "progress": False}
+    result = flows.distill(maf(), speedup=1.5, key=KEY, **options)
+    assert result.student.bijector.layers.bijectors[0].conditioner.num_passes == 1
+    assert result.report.kl_teacher_student.value < 0.5
+    with pytest.raises(ValueError, match=r"speedup is 9, and no student here draws more than 5 ti"):
+        flows.distill(maf(), speedup=9, key=KEY, callback=pytest.fail, **options)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "match"),
+    [
+        ({"speedup": 0}, ValueError, "speedup must be positive"),
+        ({"speedup": "3"}, TypeError, "speedup must be a number"),
+        ({"student": "coupling"}, ValueError, 'speedup is for student="iaf" of a teacher'),
+        ({"teacher": NORMAL}, ValueError, "with layers as flows.maf makes them"),
+        ({"teacher": FIVES}, ValueError, "with layers as flows.maf makes them"),
+    ],
+    ids=range(5),
+)
+def test_speedups_that_cannot_be(arguments, error, match):
+    with pytest.raises(error, match=match):
+        flows.distill(**({"teacher": maf(), "speedup": 2.0, "key": KEY} | arguments))
 
 
 def test_the_network_of_the_teacher_is_copied_and_never_trained():

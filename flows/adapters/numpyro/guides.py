@@ -65,6 +65,8 @@ class AutoFlow(AutoContinuous):
         (5, 2)
     """
 
+    model: Callable[..., Any]
+
     def __init__(
         self,
         model: Callable[..., Any],
@@ -86,8 +88,7 @@ class AutoFlow(AutoContinuous):
         super().__init__(model, prefix=prefix, init_loc_fn=init_loc_fn, **kwargs)
 
     def _setup_prototype(self, *args: Any, **kwargs: Any) -> None:
-        model: Any = self.model
-        self.model = _Continuous(model)
+        model, self.model = self.model, _Continuous(self.model)
         try:
             super()._setup_prototype(*args, **kwargs)
         finally:
