@@ -3,8 +3,8 @@
     python benchmarks/guides.py [--guides NAME ...] [--models NAME ...]
 
 2,000 steps of Adam at a constant rate, with 1 or 8 draws a step. Puts the ELBO of each guide and
-model, of 4,000 fresh draws, in nats, into results/guides.json, and prints them; "nan" where it
-diverged. What was tried is in guides.md.
+model, of 4,000 fresh draws, in nats, into results/guides.json, and prints them; "nan" or a huge one
+where it diverged. What was tried is in guides.md.
 """
 
 import argparse

@@ -143,7 +143,7 @@ arXiv:2101.04653). C2ST is the accuracy of sbibm's classifier in telling its dra
 reference posterior, mean and deviation over observations; 0.5 is perfect. Beside it the published
 NPE (with splines) of sbibm's own runs. "flows" is 1, or the members of an ensemble
 (`--members 4`). Calibrated are parameters whose ranks are uniform, p > 0.01, of 1,000 fresh
-parameters, five times (of a perfect posterior 99 % are);
+parameters, five times (one row: once), beside the least p (of a perfect posterior 99 % are);
 seconds are of one core.{on(amortised_result)}
 
 {amortised.table(amortised_result["rows"])}

@@ -246,7 +246,7 @@ def _far_mode(share, distance):
     ids=["t(2.5)", "t(5)", "far mode"],
 )
 def test_a_variance_that_rests_on_few_draws_is_named(case, named):
-    """Of q that is the target, which is no flaw of q's: there is nothing to train."""
+    """Of q that is the target: the tail by itself is no flaw of q, which training would mend."""
     flow = case()
     exact = jax.tree_util.Partial(lambda x: flow.log_prob(x))
     for seed in range(3):

@@ -96,11 +96,11 @@ def distill(
             (x, context), needed: nine tenths of the contexts are trained on, the rest scored.
             At most 10,000 points are scored.
         speedup: How many times as fast as the teacher the student is to draw, 1,000 at once,
-            measured before it is trained, on this machine. Of students like the default one but
-            with fewer passes, and then of networks of the noise alone, ever narrower, the first
-            that is as fast is taken: the faster, the further from its teacher. For student="iaf"
-            of a teacher with MAF layers. (A run that is to be resumed elsewhere better has the
-            student itself, `flows.iaf_like`.)
+            measured before it is trained, on this machine. The first that is as fast is taken of
+            the default one, with two passes, of one with one pass, and of networks of the noise
+            alone, ever narrower: the faster, the further from its teacher. For student="iaf" of a
+            teacher with MAF layers. (A run that is to be resumed better has the student itself,
+            `flows.iaf_like`: the same is not sure to be taken again.)
         key: Random key.
         num_steps: Optimiser steps of both stages together, at most: 5,000 by default layer by
             layer, and 10,000 on draws.

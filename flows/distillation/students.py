@@ -15,6 +15,7 @@ from flows.conditioners.unrolled import frozen
 from flows.distillation.measures import seconds_of_draws
 from flows.distributions import Flow, require_flow
 from flows.divergences.supports import space
+from flows.training.sharding import of_first_process
 
 KINDS = ("coupling", "iaf")
 DEFAULT_PASSES = 2
@@ -87,9 +88,10 @@ def fast_student(
     for options in _faster_and_faster(teacher):
         student = iaf_like(teacher, rngs=rngs, **options)
         [(_, (slow, fast))] = seconds_of_draws([teacher, student], context, key, (TIMED,))
-        if slow / fast >= speedup:
+        [times] = of_first_process(slow / fast)
+        if times >= speedup:
             return student
-        fastest = max(fastest, slow / fast)
+        fastest = max(fastest, times)
     raise ValueError(
         f"speedup is {speedup:g}, and no student here draws more than {fastest:.2g} times as fast "
         f"as the teacher, {TIMED:,} at once."
@@ -98,11 +100,12 @@ def fast_student(
 
 def _faster_and_faster(teacher: Flow) -> Iterator[dict[str, Any]]:
     """Options of `iaf_like`: fewer passes, and then networks of the noise alone, ever narrower."""
-    yield from ({"num_passes": n} for n in range(DEFAULT_PASSES, 0, -1))
-    sizes = next(_maf_layers(teacher.bijector)).conditioner.hidden_sizes
-    for times in SLIMMER:
-        narrow = tuple(max(size // times, min(size, NARROWEST)) for size in sizes)
-        yield {"num_passes": 0, "hidden_sizes": narrow}
+    yield from ({"num_passes": n} for n in range(min(DEFAULT_PASSES, teacher.event_size), 0, -1))
+    of_layers = [layer.conditioner.hidden_sizes for layer in _maf_layers(teacher.bijector)]
+    sizes = min(of_layers, key=sum)
+    narrow = lambda times: tuple(max(size // times, min(size, NARROWEST)) for size in sizes)
+    for hidden_sizes in dict.fromkeys(map(narrow, SLIMMER)):
+        yield {"num_passes": 0, "hidden_sizes": hidden_sizes}
 
 
 def has_maf_layers(teacher: Any) -> bool:

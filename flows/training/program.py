@@ -50,8 +50,8 @@ class _Operations:
 
     def __reduce__(self) -> Any:
         raise TypeError(
-            "A target is a traced function, which cannot be pickled, nor copied deeply: keep the "
-            "flow of a posterior, posterior.flow (flows.save, or pickle), and make the target anew."
+            "A traced function, as a target holds, cannot be pickled, nor copied deeply. Of a "
+            "posterior keep posterior.flow (flows.save, or pickle), and make the target anew."
         )
 
 

@@ -51,7 +51,7 @@ class Diagnostics:
         sd_shift: By which ratio, less 1, they change the standard deviation of the worst.
         tail_share: Which share of a variance rests on 5 of 20,000 weighted draws that reach
             further, of the worst coordinate: less than 0.01 of a normal. Of a Student-t with 2.5
-            degrees of freedom it is 0.15 to 0.3; its deviation is off by 15 % now and then, also
+            degrees of freedom it is 0.13 to 0.3; its deviation is off by 15 % now and then, also
             where q is exact.
         lost_modes: Modes that a search around 0 and around q found, and where q lacks more than
             half of the mass, with their share of the evidence; none where all of that is below one

@@ -22,8 +22,7 @@ from flows.distributions import Flow, require_flow, require_single
 
 NUM_DRAWS = 10_000  # of which medians and quantiles are
 SCALE = 0.1  # of the default guide at its start, as of numpyro's own
-# The default network does not diverge at constant rates of 0.01, as larger ones or with larger
-# bounds may: benchmarks/guides.md.
+# Larger or less bounded ones may diverge at constant rates of 0.01: benchmarks/guides.md.
 NETWORK: dict[str, Any] = {
     "hidden_sizes": (32, 32),
     "transformer": Affine(max_log_scale=1.0),
