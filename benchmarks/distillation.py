@@ -166,7 +166,7 @@ def students(seeds):
 
 
 def teachers(seeds, folder):
-    """The default student of each table's MAF."""
+    """The default student of each table's MAF, and of the widest one three times as fast."""
     for name in ("POWER-H1", "MINIBOONE-small", "BSDS300"):
         table = next(tables_of_data.TABLES[name](folder))
         size = table.train.shape[1]
@@ -180,6 +180,9 @@ def teachers(seeds, folder):
         for seed in range(seeds):
             run = distilled(teacher, "iaf", seed, num_steps=1000)
             yield {"teacher": f"{name}, D = {size}", **run}
+        if name == "BSDS300":  # wide enough for networks of the noise alone
+            run = distilled(teacher, "iaf", 0, num_steps=1500, speedup=3.0)
+            yield {"teacher": f"{name}, D = {size}, speedup=3", **run}
         jax.clear_caches()
 
 
