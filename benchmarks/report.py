@@ -129,7 +129,7 @@ as the teacher's own sampling it is.
 {tables.of_students(distilled["students"], "student")}
 <!-- --8<-- [end:students] -->
 
-The default student of other MAFs, 1,000 steps; and of the widest, whose networks are (512, 512), one
+The default student of other MAFs, 1,000 steps; and of the widest, of networks (512, 512), the one
 that `speedup=3` chooses, 1,500 steps:
 
 {tables.of_students(distilled["teachers"], "teacher")}
