@@ -58,12 +58,18 @@ def guided(model, guide, num_steps, *args, rate=5e-3, **kwargs):
     return svi.run(KEY, num_steps, *args, progress_bar=False, **kwargs)
 
 
+def started(model, guide, *args):
+    """SVI, its first state, and the parameters."""
+    svi = SVI(model, guide, numpyro.optim.Adam(0.01), Trace_ELBO())
+    state = svi.init(KEY, *args)
+    return svi, state, svi.get_params(state)
+
+
 @pytest.fixture(scope="module")
 def guide():
     """A guide and its parameters before training."""
     made = AutoFlow(successes, init_loc_fn=init_to_median)
-    svi = SVI(successes, made, optax.adam(1e-3), Trace_ELBO())
-    return made, svi.get_params(svi.init(KEY, TRIALS))
+    return made, started(successes, made, TRIALS)[2]
 
 
 def test_a_guide_starts_narrow_around_its_first_point(guide):
@@ -209,13 +215,6 @@ def by_svi(model, guide, *args, rate=0.01, num_draws=8, num_steps=1000, **kwargs
     """As users of numpyro do it: Adam at a constant rate, and nothing else."""
     svi = SVI(model, guide, numpyro.optim.Adam(rate), Trace_ELBO(num_draws))
     return svi.run(KEY, num_steps, *args, progress_bar=False, **kwargs)
-
-
-def started(model, guide, *args):
-    """SVI, its first state, and the parameters."""
-    svi = SVI(model, guide, numpyro.optim.Adam(0.01), Trace_ELBO())
-    state = svi.init(KEY, *args)
-    return svi, state, svi.get_params(state)
 
 
 def mean_and_sd(rows):

@@ -113,6 +113,15 @@ def test_the_closest_of_the_students_that_are_as_fast(speeds, speedup, passes, w
         assert network.hidden_sizes == widths
 
 
+def test_students_of_conditional_and_bounded_teachers_are_timed():
+    """By the clock itself: any is a thousandth as fast, and none a million times."""
+    teacher = maf(context_size=2, support=flows.supports.positive)
+    student = students.fast_student(teacher, 1e-3, normals(3, 20, 2), KEY, nnx.Rngs(0))
+    assert (student.context_size, student.support) == (2, teacher.support)
+    with pytest.raises(ValueError, match="no student here draws more than"):
+        students.fast_student(maf(2, hidden_sizes=(4,)), 1e6, None, KEY, nnx.Rngs(0))
+
+
 def test_no_student_is_tried_twice():
     """Of 10 units there are 10, 8 and then no fewer; of one column a pass is all."""
     tried = lambda teacher: list(students._faster_and_faster(teacher))
