@@ -134,6 +134,12 @@ that `speedup=3` chooses, 1,500 steps:
 
 {tables.of_students(distilled["teachers"], "teacher")}
 
+How often value +- 1.96 standard errors of a report have the true value inside, in
+{distilled["intervals"][0]["reports"]:,} reports of students of two moons. Of students that are all
+but their teacher, Jeffreys and Jensen-Shannon rest on rare draws, and their errors are too small:
+
+{tables.of_intervals(distilled["intervals"])}
+
 What was tried: [distillation.md](../benchmarks/distillation.md).
 
 ## Amortised posteriors

@@ -218,6 +218,17 @@ def of_students(rows: list[dict], what: str) -> str:
     return table([what, "KL(S to T) / KL(T to S)", "worst", *heads, "seconds"], lines)
 
 
+def of_intervals(rows: list[dict]) -> str:
+    """The true values, and how often an interval of 95 % has them inside."""
+    names = list(rows[0]["true"])
+    lines = (
+        [f"{row['true']['jeffreys']:.2g}", *(f"{row['coverage'][name]:.1%}" for name in names)]
+        for row in rows
+    )
+    heads = ["KL(S to T)", "KL(T to S)", "Jeffreys", "Jensen-Shannon", "told apart"]
+    return table(["true Jeffreys divergence, nats", *heads], lines)
+
+
 # training.py
 
 

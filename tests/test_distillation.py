@@ -1,5 +1,3 @@
-import sys
-
 import distrax
 import jax
 import jax.numpy as jnp
@@ -12,6 +10,7 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 
 import flows
 from flows.bijectors import Inverse, MaskedAutoregressive
+from flows.distillation import stages
 from flows.distillation.layerwise import is_layered, matching_loss
 from flows.distillation.students import has_maf_layers
 
@@ -114,8 +113,7 @@ def test_layers_that_are_no_maf_are_copied():
 
 
 def test_a_polish_that_diverges_leaves_the_student_of_the_warm_start(monkeypatch):
-    # (`flows.distillation.distill` is the function, no longer the module.)
-    monkeypatch.setattr(sys.modules["flows.distillation.distill"], "POLISH_RATE", 1.0)
+    monkeypatch.setattr(stages, "POLISH_RATE", 1.0)
     maf = teacher()
     own = flows.iaf_like(maf, num_passes=0, hidden_sizes=(1,), rngs=nnx.Rngs(1))
     result = flows.distill(maf, own, key=KEY, num_steps=800, progress=False)
@@ -124,9 +122,9 @@ def test_a_polish_that_diverges_leaves_the_student_of_the_warm_start(monkeypatch
 
 
 def test_a_polish_that_is_never_finite_leaves_the_student_of_the_warm_start(monkeypatch):
-    module = sys.modules["flows.distillation.distill"]
-    monkeypatch.setattr(module, "symmetric_kl", lambda *_: jnp.full(256, jnp.nan))
-    monkeypatch.setattr(module, "CLOSE", 0.0)
+    never = lambda teacher, student, batch, key: jnp.full(len(batch[0]), jnp.nan)
+    monkeypatch.setitem(stages.POLISH, "jeffreys", never)
+    monkeypatch.setattr(stages, "CLOSE", 0.0)
     maf = teacher()
     own = flows.iaf_like(maf, num_passes=0, rngs=nnx.Rngs(1))
     with pytest.warns(UserWarning, match="The student is that of the warm start"):

@@ -141,6 +141,19 @@ def test_what_ends_within_the_second_part_keeps_the_first(monkeypatch):
     assert posterior.stop_reason == "interrupted"
 
 
+def test_ctrl_c_while_a_flow_is_judged_loses_no_flow(monkeypatch):
+    def judge(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stages, "judge", judge)
+    own = wide_flow()
+    with pytest.raises(KeyboardInterrupt) as info:
+        fitted(lambda x: -jnp.sum(x**2), flow=own, start=None, num_steps=5)
+    np.testing.assert_array_equal(
+        info.value.module.log_prob(jnp.ones(2)), own.log_prob(jnp.ones(2))
+    )
+
+
 def test_a_stage_of_two_parts_is_lengthened(monkeypatch, tmp_path):
     monkeypatch.setattr(stages, "SHORT", 20)
     options = {

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import json
-import sys
 
 import distrax
 import jax
@@ -18,8 +17,7 @@ from tensorflow_probability.substrates.jax import distributions as tfd
 import flows
 from flows.bijectors import TriangularAffine
 from flows.conditioners import Unrolled
-from flows.distillation import measures, students
-from flows.distillation.distill import CLOSE
+from flows.distillation import measures, stages, students
 from flows.distillation.layerwise import is_layered
 from flows.distillation.samples import compare_draws
 from flows.distillation.teachers import (
@@ -72,13 +70,12 @@ def test_with_as_many_passes_as_coordinates_a_student_is_its_teacher_untrained(o
 def test_a_student_that_is_not_close_or_safe_gets_more_passes(monkeypatch):
     passes = lambda flow: flow.bijector.layers.bijectors[0].conditioner.num_passes
     run = lambda: flows.distill(maf(), key=KEY, num_steps=2, batch_size=32, progress=False)
-    limits = sys.modules["flows.distillation.distill"]
-    monkeypatch.setattr(limits, "SAFE", 1e9)
-    monkeypatch.setattr(limits, "CLOSE", 1e9)
+    monkeypatch.setattr(stages, "SAFE", 1e9)
+    monkeypatch.setattr(stages, "CLOSE", 1e9)
     rough = run()
     assert passes(rough.student) == 2
     assert rough.report.worst_log_ratio > 0.1
-    monkeypatch.setattr(limits, "SAFE", 0.1)
+    monkeypatch.setattr(stages, "SAFE", 0.1)
     result = run()  # with as many passes as coordinates it is the teacher, untrained
     assert passes(result.student) > 2
     assert result.report.worst_log_ratio < 0.1
@@ -132,7 +129,7 @@ def test_no_student_is_tried_twice():
 @pytest.mark.slow
 def test_a_student_as_fast_as_is_asked_for(speeds, monkeypatch):
     """It gets no passes beside; what none reaches is said before anything is trained."""
-    monkeypatch.setattr(sys.modules["flows.distillation.distill"], "SAFE", 0.0)
+    monkeypatch.setattr(stages, "SAFE", 0.0)
     options = {"num_steps": 40, "batch_size": 32, "progress": False}
     result = flows.distill(maf(), speedup=1.5, key=KEY, **options)
     assert result.student.bijector.layers.bijectors[0].conditioner.num_passes == 1
@@ -442,7 +439,7 @@ def test_the_report_agrees_with_the_divergences(monkeypatch):
     apart = flows.divergences.total_variation(teacher, student, **at)
     assert abs(report.accuracy.value - (1 + apart.value) / 2) < 5 * apart.standard_error
     assert report.worst_log_ratio == max(np.abs(ratios).max() for ratios in report.log_ratios)
-    assert report.kl_student_teacher.value + report.kl_teacher_student.value > CLOSE
+    assert report.kl_student_teacher.value + report.kl_teacher_student.value > stages.CLOSE
     assert not report.deploy
     assert report.verdict.startswith("not close")
     assert [timing.num_draws for timing in report.timings] == [1, 1000, 100_000]

@@ -1,6 +1,7 @@
 import dataclasses
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -87,10 +88,33 @@ def test_eight_schools_with_defaults():
     assert posterior.diagnostics.ess > 5000
 
 
-@pytest.mark.parametrize("architecture", [flows.maf, flows.iaf, flows.real_nvp])
-def test_path_gradient_vanishes_draw_by_draw_at_the_optimum(architecture):
+def on_mixture(size, **options):
+    return flows.maf(size, base=flows.MixtureOfNormals(size, 2), **options)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(flows.maf, id="maf"),
+        pytest.param(flows.iaf, id="iaf"),
+        pytest.param(flows.real_nvp, id="real_nvp"),
+        *(
+            pytest.param(partial(make, **options), id=name, marks=pytest.mark.slow)
+            for name, make, options in [
+                ("nsf", flows.nsf, {}),
+                ("autoregressive nsf", flows.nsf, {"autoregressive": True}),
+                ("ncsf", flows.ncsf, {}),
+                ("logistics", flows.maf, {"transformer": flows.bijectors.MixtureOfLogistics(2)}),
+                ("mixture", on_mixture, {}),
+                ("heavy tails", flows.maf, {"base": flows.StudentT(3)}),
+                ("positive", flows.maf, {"support": flows.supports.positive}),
+            ]
+        ),
+    ],
+)
+def test_path_gradient_vanishes_draw_by_draw_at_the_optimum(make):
     with jax.enable_x64(True):
-        flow = perturbed(architecture(3, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0)))
+        flow = perturbed(make(3, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0)))
         grads = jax.grad(lambda q: reverse_kl(q, flow.log_prob, KEY, (16,)).mean())(flow)
         for leaf in jax.tree.leaves(nnx.state(grads, nnx.Param)):
             np.testing.assert_allclose(leaf, 0, atol=1e-9)

@@ -2,7 +2,7 @@
 
 import functools
 import os
-import warnings
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -13,22 +13,18 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from flows import _checks, supports
+from flows.distillation.baseline import fitted_without_teacher
+from flows.distillation.compare import compare
 from flows.distillation.layerwise import equal, is_layered
-from flows.distillation.measures import apart
-from flows.distillation.objectives import layer_matching, likelihood, symmetric_kl
+from flows.distillation.objectives import POLISH
 from flows.distillation.one_sided import NUM_STEPS_ON_DRAWS, from_density, from_draws
-from flows.distillation.report import make_report
 from flows.distillation.result import DistillResult
-from flows.distillation.students import (
-    DEFAULT_PASSES,
-    fast_student,
-    has_maf_layers,
-    make_student,
-    with_passes,
-)
+from flows.distillation.stages import optimizers, polish, warm_start, with_passes_as_needed
+from flows.distillation.students import fast_student, has_maf_layers, make_student, untaught
 from flows.distillation.teachers import (
     MAX_HELD_OUT,
     POOL_SIZE,
+    Rows,
     abilities,
     check_draws,
     check_teacher,
@@ -40,14 +36,10 @@ from flows.distillation.teachers import (
 )
 from flows.distributions import Flow, require_flow
 from flows.divergences.supports import comparable
-from flows.training import NonFiniteError, TrainingState, adam_unless_given, train
+from flows.training import TrainingState, keeping, train
 
 NUM_STEPS = 5_000  # layer by layer
-LAYERWISE_RATE, DRAWS_RATE, POLISH_RATE = 1e-2, 3e-3, 5e-4
 WARM_START_SHARE = 0.8  # of the steps; a step of the polish costs about ten times as much
-CLOSE = 0.03  # nats of both divergences after the warm start, below which there is no polish,
-SAFE = 25.0  # and nats of the worst draw: beyond either, a student of passes gets one more,
-MOST_PASSES = 4  # up to these
 NUM_VALIDATION = 2000  # draws that tell the best student of the polish
 
 
@@ -57,6 +49,8 @@ def distill(
     *,
     data: Any = None,
     speedup: float | None = None,
+    objective: str | None = None,
+    baseline: bool = False,
     key: jax.Array,
     num_steps: int | None = None,
     batch_size: int = 256,
@@ -74,11 +68,10 @@ def distill(
        other student gets maximum likelihood on the teacher's draws instead.
        An `flows.iaf_like` that was made here gets a third and fourth pass if it is 0.03 nats from
        its teacher with two, or a draw 25.
-    2. Polish (20 %), unless the two are within 0.03 nats of each other by then. The sum of
+    2. Polish (20 %), unless the two are within 0.03 nats of each other by then: of the sum of
        KL(student || teacher), by path gradients, and KL(teacher || student), on the teacher's
-       draws. Reverse KL alone would drop modes (Huang et al. 2019, Probability Distillation: A
-       Caveat and Alternatives, UAI). The best student on other draws is kept, be it that of the
-       warm start.
+       draws, or of another `objective`. The best student on other draws is kept, be it that of
+       the warm start.
 
     Args:
         teacher: A flow, or any distrax or TFP distribution over vectors. One over bounded columns
@@ -101,6 +94,15 @@ def distill(
             alone, ever narrower: the faster, the further from its teacher. For student="iaf" of a
             teacher with MAF layers. (A run that is to be resumed better has the student itself,
             `flows.iaf_like`: the same is not sure to be taken again.)
+        objective: What the polish minimises: "jeffreys", the default, both divergences; "path",
+            KL(student || teacher) alone, which drops modes (Huang et al. 2019, Probability
+            Distillation: A Caveat and Alternatives, UAI); "forward", KL(teacher || student) alone;
+            "js", the Jensen-Shannon divergence.
+        baseline: Also fits the student without its teacher, by maximum likelihood on what of `data`
+            is not scored (then nine tenths, or all but 10,000; of the teacher's draws where there
+            are no data), in as many seconds as the distillation took; of a student with the
+            teacher's own networks, the IAF without. It is in the report, and counts for the
+            verdict.
         key: Random key.
         num_steps: Optimiser steps of both stages together, at most: 5,000 by default layer by
             layer, and 10,000 on draws.
@@ -124,7 +126,8 @@ def distill(
     Raises:
         TypeError: `teacher` is no distribution, or `student` no flow.
         ValueError: Sizes or supports do not agree, a context is missing or unwanted, and so on.
-        flows.training.NonFiniteError: Training diverged; `.module` is the last student.
+        flows.training.NonFiniteError: Training diverged; `.module` is the last student, as it is
+            of whatever ends the making of the report, be it Ctrl-C.
 
     Cost: a step of the warm start is one parallel pass of teacher and student with its gradient.
     The draws to learn from are made once; each step of the polish samples the student and
@@ -154,28 +157,33 @@ def distill(
                 "makes them: of another, give a smaller flow as student."
             )
     has_draws, has_density = abilities(teacher)
+    if not (has_draws and has_density):
+        _refuse_what_needs_both(objective, baseline)
     if not has_density:
         return from_draws(teacher, student, data, key, num_steps, batch_size, options)
     if not has_draws:
         return from_density(teacher, student, data, key, num_steps, batch_size, options)
+    objective = _checks.one_of("objective", objective or "jeffreys", tuple(POLISH))
     event_size, context_size = check_teacher(teacher)
     if _checks.positive_int("batch_size", batch_size) > POOL_SIZE:
         raise ValueError(f"batch_size must be at most {POOL_SIZE}, got {batch_size}.")
     data_key, pool_key, network_key, warm_key, polish_key, report_key = jax.random.split(key, 6)
     columns = columns_of(teacher, student)
-    held_out, contexts, held_out_contexts = held_out_points(teacher, columns, data, data_key)
+    scored, others = held_out_points(teacher, columns, data, data_key, share=baseline)
+    contexts = None if others is None else others.context
     # Divergences are the same on the real line that supports are the image of.
     source = on_real_line(teacher, columns)
     pool = teacher_draws(source, contexts, pool_key, least=batch_size)
     check_draws(source, pool[0])
     rest = teacher_draws(source, contexts, jax.random.fold_in(pool_key, 1))
     fresh = jax.tree.map(lambda a: a[:NUM_VALIDATION], rest)
-    may_have_more = student == "iaf" and has_maf_layers(teacher) and speedup is None
+    is_copy = student == "iaf" and has_maf_layers(teacher)
     learner: Any = student
     if speedup is not None:
         learner = fast_student(teacher, speedup, contexts, network_key, nnx.Rngs(network_key))
     elif isinstance(student, str):
         learner = make_student(student, teacher, columns, pool, nnx.Rngs(network_key))
+    beginner = learner
     _check_student(learner, teacher, columns, event_size, context_size)
     layered = (
         isinstance(teacher, Flow)
@@ -187,72 +195,57 @@ def distill(
     stage = functools.partial(
         train, batch_size=batch_size, mesh=mesh, callback=callback, progress=progress
     )
-    rate = LAYERWISE_RATE if layered else DRAWS_RATE
+    optimizer_of = optimizers(optimizer, learning_rate, layered)
+    start = time.monotonic()
     directory = lambda name: checkpoint_dir and os.path.join(checkpoint_dir, name)
-    warm = stage(
-        learner,
-        functools.partial(layer_matching if layered else likelihood, source),
-        pool,
-        key=warm_key,
-        optimizer=adam_unless_given(optimizer, learning_rate, num_warm, rate),
-        num_steps=num_warm,
-        checkpoint_dir=directory("warm_start"),
-        description="warm start",
-    )
-    runs = {"warm_start": warm}
-    learner, done = warm.module, warm.stop_reason != "finished"
-    if not done:
-        off, worst = apart(source, learner, fresh[1], report_key)
-        num_passes, most = DEFAULT_PASSES, min(MOST_PASSES, event_size) if may_have_more else 0
-        while num_passes < most and not (off <= CLOSE and worst <= SAFE):
-            num_passes += 1
-            learner = with_passes(learner, teacher, num_passes)
-            off, worst = apart(source, learner, fresh[1], report_key)
-        done = off <= CLOSE
-    if not done:
-        num_polish = num_steps - num_warm
-        peak = None if learning_rate is None else learning_rate * POLISH_RATE / rate
-        try:
-            with warnings.catch_warnings():
-                warnings.filterwarnings(
-                    "ignore", "No epoch was better on validation than the start"
-                )
-                runs["polish"] = stage(
-                    learner,
-                    functools.partial(symmetric_kl, source),
-                    pool,
-                    validation=fresh,
-                    metric=functools.partial(likelihood, source),
-                    key=polish_key,
-                    optimizer=adam_unless_given(optimizer, peak, num_polish, POLISH_RATE),
-                    num_steps=num_polish,
-                    checkpoint_dir=directory(f"polish_after_{num_warm}"),
-                    description="polish",
-                )
-            learner = runs["polish"].module
-        except NonFiniteError as error:
-            warnings.warn(f"The student is that of the warm start: {error}", stacklevel=2)
-    final = list(runs.values())[-1]
-    if held_out is None:
-        held_out = rest[0][-MAX_HELD_OUT:]
-        held_out = held_out if columns is None else on_support(columns, held_out)
-    report = make_report(
-        teacher,
-        learner,
-        (source, learner.unconstrained()),
-        held_out,
-        held_out_contexts,
-        "teacher draws" if data is None else "data",
-        report_key,
-    )
+    run = warm_start(
+        source, learner, pool, stage, optimizer_of, layered=layered, num_steps=num_warm,
+        key=warm_key, checkpoint_dir=directory("warm_start"),
+    )  # fmt: skip
+    runs, learner, close = {"warm_start": run}, run.module, True
+    if run.stop_reason == "finished":
+        copied = teacher if is_copy and speedup is None else None
+        learner, close = with_passes_as_needed(source, learner, copied, fresh[1], report_key)
+    if not close:
+        polished = polish(
+            source, learner, pool, fresh, stage, optimizer_of, objective=objective,
+            num_steps=num_steps - num_warm, key=polish_key,
+            checkpoint_dir=directory(f"polish_after_{num_warm}"),
+        )  # fmt: skip
+        if polished is not None:
+            runs["polish"], learner = polished, polished.module
+    if scored is None:
+        scored = Rows(on_support(columns, rest[0][-MAX_HELD_OUT:]), None)
+    name = "teacher draws" if data is None else "data"
+    with keeping(learner):
+        alone = None
+        if baseline:
+            others = others or Rows(on_support(columns, pool[0]), None)
+            alone = fitted_without_teacher(
+                untaught(beginner, teacher, nnx.Rngs(network_key)), *others,
+                seconds=time.monotonic() - start, key=warm_key, batch_size=batch_size, mesh=mesh,
+                progress=progress,
+            )  # fmt: skip
+        pair = source, learner.unconstrained()
+        report = compare(teacher, learner, pair, *scored, name, alone, report_key)
     return DistillResult(
         student=learner,
         report=report,
         losses=np.concatenate([run.losses for run in runs.values()]),
         history={name: run.losses for name, run in runs.items()},
-        stop_reason=final.stop_reason,
+        stop_reason=list(runs.values())[-1].stop_reason,
         num_skipped=sum(run.num_skipped for run in runs.values()),
     )
+
+
+def _refuse_what_needs_both(objective: str | None, baseline: bool) -> None:
+    """Raises where what is asked for needs a teacher with draws and a density."""
+    for name, given in (("objective", objective is not None), ("baseline", baseline)):
+        if given:
+            raise ValueError(
+                f"{name} is for a teacher with draws and a density: of draws alone the student "
+                "learns by maximum likelihood, of a density alone by the reverse divergence."
+            )
 
 
 def _check_student(

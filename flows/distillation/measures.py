@@ -33,14 +33,16 @@ class Timing(NamedTuple):
 log_prob = jax.jit(lambda dist, x: dist.log_prob(x))  # one program for all that share a structure
 
 
-def log_ratios(p: Any, q: Any, key: jax.Array) -> np.ndarray:
-    """What log p - log q is at draws of p [n]; at draws for each context of a batch of them."""
+def log_ratios(p: Any, q: Any, key: jax.Array) -> tuple[np.ndarray, jax.Array]:
+    """What log p - log q is at draws of p [n], for each context of a batch, and some draws."""
     size = sum(leaf.size for leaf in jax.tree.leaves((p, q)) if hasattr(leaf, "size"))
     num_draws = NUM_DRAWS if size < LARGE else NUM_DRAWS // 5
     batch = tuple(p.batch_shape)
     keys = jax.random.split(key, num_draws // BLOCK)
     shape = () if batch else (BLOCK,)
-    return np.concatenate([np.asarray(_log_ratios(p, q, k, shape), np.float64) for k in keys])
+    first, x = _log_ratios(p, q, keys[0], shape)
+    others = [_log_ratios(p, q, k, shape)[0] for k in keys[1:]]
+    return np.concatenate([np.asarray(block, np.float64) for block in (first, *others)]), x
 
 
 def apart(
@@ -51,8 +53,8 @@ def apart(
     Both are NaN or inf where a log density is not finite.
     """
     teacher, student = bound_to([teacher, student.unconstrained()], context, BLOCK)
-    there = log_ratios(teacher, student, key)
-    back = log_ratios(student, teacher, jax.random.fold_in(key, 1))
+    there, _ = log_ratios(teacher, student, key)
+    back, _ = log_ratios(student, teacher, jax.random.fold_in(key, 1))
     both = np.concatenate([there, back])
     return float(jeffreys_of(jnp.asarray(both)).mean()), float(np.abs(both).max())
 
@@ -65,12 +67,14 @@ def bound_to(dists: list[Any], context: jax.Array | None, size: int) -> list[Any
     return [dist.condition(context[rows]) for dist in dists]
 
 
-def _log_ratios_of_block(p: Any, q: Any, key: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+def _log_ratios_of_block(
+    p: Any, q: Any, key: jax.Array, shape: tuple[int, ...]
+) -> tuple[jax.Array, jax.Array]:
     if hasattr(p, "experimental_sample_and_log_prob"):
         x, log_p = p.experimental_sample_and_log_prob(shape, seed=key)
     else:
         x, log_p = p.sample_and_log_prob(seed=key, sample_shape=shape)
-    return log_p - q.log_prob(x)
+    return log_p - q.log_prob(x), x
 
 
 _log_ratios = jax.jit(_log_ratios_of_block, static_argnums=3)

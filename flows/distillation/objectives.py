@@ -1,5 +1,6 @@
 """What students minimise: functions of (teacher, student, batch, key), both on the real line."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -19,18 +20,53 @@ def layer_matching(teacher: Flow, student: Flow, batch: Batch, key: jax.Array) -
 
 
 def likelihood(teacher: Any, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
-    """Objective of the warm start of any other student, and what finds the best one."""
+    """KL(teacher || student), less a constant: objective of the warm start of any other student."""
     return negative_log_likelihood(student.unconstrained(), batch, key)
 
 
-def symmetric_kl(teacher: Any, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
-    """Objective of the polish: draws of both divergences, summed."""
+def path_kl(
+    teacher: Any,
+    student: Flow,
+    batch: Batch,
+    key: jax.Array,
+    transform: Callable[[jax.Array], jax.Array] = lambda log_ratio: log_ratio,
+) -> jax.Array:
+    """KL(student || teacher), by path gradients."""
     x, context, _ = batch
-    student = student.unconstrained()
-    sample_shape = x.shape[:-1]
+    student, sample_shape = student.unconstrained(), x.shape[:-1]
     if context is not None:
         teacher, student = teacher.condition(context), student.condition(context)
         sample_shape = ()
-    reverse = reverse_kl(student, teacher.log_prob, key, sample_shape)
-    reverse = jnp.where(jnp.isfinite(reverse), reverse, 0.0)  # the report counts the others
-    return reverse + teacher.log_prob(x) - student.log_prob(x)
+    draws = reverse_kl(student, teacher.log_prob, key, sample_shape, transform)
+    return jnp.where(jnp.isfinite(draws), draws, 0.0)  # the report counts the others
+
+
+def symmetric_kl(teacher: Any, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
+    """Their sum, on draws of both."""
+    x, log_q = batch[0], -likelihood(teacher, student, batch, key)
+    return path_kl(teacher, student, batch, key) + _log_prob(teacher, x, batch[1]) - log_q
+
+
+def jensen_shannon(teacher: Any, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
+    r"""Jensen-Shannon divergence, on draws of both.
+
+    With m the mean of the two densities, its gradient is half that of the mean over student draws
+    of log student - log m, held fixed as a function: the score terms add up to zero.
+    """
+    x, log_q = batch[0], -likelihood(teacher, student, batch, key)
+    below_mean = lambda log_ratio: jnp.log(2.0) - jax.nn.softplus(-log_ratio)
+    of_teacher = below_mean(_log_prob(teacher, x, batch[1]) - log_q)
+    of_student = path_kl(teacher, student, batch, key, transform=below_mean)
+    return 0.5 * (of_student + jax.lax.stop_gradient(of_teacher))
+
+
+def _log_prob(dist: Any, x: jax.Array, context: jax.Array | None) -> jax.Array:
+    return (dist if context is None else dist.condition(context)).log_prob(x)
+
+
+POLISH = {
+    "jeffreys": symmetric_kl,
+    "path": path_kl,
+    "forward": likelihood,
+    "js": jensen_shannon,
+}

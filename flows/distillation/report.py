@@ -3,33 +3,18 @@
 import dataclasses
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from flows._pareto import pareto_smoothed
-from flows.distillation.measures import (
-    BLOCK,
-    Timing,
-    bound_to,
-    log_prob,
-    log_ratios,
-    seconds_of_draws,
-)
-from flows.distributions import Flow
+from flows.distillation.measures import Timing
+from flows.distillation.regions import deviations, lost
 from flows.divergences import Estimate
-from flows.divergences.symmetric import (
-    jeffreys_of,
-    jensen_shannon_of,
-    mean_over_sides,
-    total_variation_of,
-)
 
 GOOD, GOOD_EACH = 0.05, 0.02  # nats of both divergences, and for each dimension: the larger counts
 WORST = 50.0  # nats of a single draw
 IMPOSSIBLE = 0.01  # nats below 0, and 5 standard errors
 RELIABLE = 0.7  # k-hat of |log ratios|
 FASTER = 1.2  # times
+BETTER = 3.0  # standard errors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +23,8 @@ class DistillReport:
 
     Of a conditional flow divergences are means over the scored contexts, and errors are those of
     the draws at them. With integer columns divergences are of the densities that are rounded:
-    bounds, from above, of those between the integers.
+    bounds, from above, of those between the integers. Of a student that is all but its teacher, the
+    Jeffreys and Jensen-Shannon divergences rest on rare draws, and their errors are too small.
 
     Attributes:
         kl_student_teacher: KL(student || teacher) in nats; blind to modes the student dropped.
@@ -55,7 +41,12 @@ class DistillReport:
         nll_teacher: Mean negative log-likelihood of the teacher on held-out points, in nats.
         nll_student: The same for the student.
         nll_gap: nll_student - nll_teacher, paired point by point.
+        nll_baseline: That of the student fitted without its teacher, on the same points, or None
+            (`distill(baseline=True)`).
+        baseline_gap: nll_baseline - nll_student, paired, or None.
         held_out: "data" or, where no data were given, "teacher draws".
+        region_shares: Shares of the draws of the teacher and of the student in each of 50 regions
+            [50, 2], into which k-means parts those of the teacher.
         timings: `Timing`s of calls for 1, 1,000 and 100,000 draws; of a conditional flow for one
             draw at each of so many contexts.
         log_ratios: log teacher - log student at the draws of each (student, teacher).
@@ -75,7 +66,10 @@ class DistillReport:
     nll_teacher: Estimate
     nll_student: Estimate
     nll_gap: Estimate
+    nll_baseline: Estimate | None
+    baseline_gap: Estimate | None
     held_out: str
+    region_shares: np.ndarray = dataclasses.field(repr=False)
     timings: tuple[Timing, ...]
     log_ratios: tuple[np.ndarray, np.ndarray] = dataclasses.field(repr=False)
     event_size: int
@@ -125,8 +119,19 @@ class DistillReport:
             reasons.append(f"not safe: a draw that is {self.worst_log_ratio:.0f} nats off")
         if self.num_non_finite:
             reasons.append(f"not safe: {self.num_non_finite} draws without a finite log density")
+        missed = lost(self.region_shares)
+        if len(missed):
+            teacher, student = missed.sum(axis=0)
+            reasons.append(
+                f"not safe: {student:.1%} of its draws are where {teacher:.1%} of the teacher's are"
+            )
         if max(timing.speedup for timing in self.timings) < FASTER:
             reasons.append("keep the teacher: here it draws about as fast, or faster")
+        gap = self.baseline_gap
+        if gap is not None and gap.value + BETTER * gap.standard_error < -GOOD:
+            reasons.append(
+                f"fit it to {self.held_out}: without the teacher it is {-gap.value:.2g} nats better"
+            )
         return reasons
 
     def to_dict(self) -> dict[str, Any]:
@@ -142,6 +147,8 @@ class DistillReport:
                 }
             if field.name == "timings":
                 value = [timing._asdict() for timing in value]
+            if field.name == "region_shares":
+                value = value.tolist()
             if field.name != "log_ratios":
                 out[field.name] = value
         out |= {"khat": list(self.khat), "deploy": self.deploy, "verdict": self.verdict}
@@ -167,6 +174,13 @@ class DistillReport:
             (f"NLL of student on {self.held_out}", f"{self.nll_student} nats"),
             ("NLL gap, student - teacher", f"{self.nll_gap} nats"),
         ]
+        if self.nll_baseline is not None:
+            rows.append(("NLL of it without the teacher", f"{self.nll_baseline} nats"))
+        if len(self.region_shares):
+            off = np.abs(deviations(self.region_shares)).argmax()
+            teacher, student = self.region_shares[off]
+            name = f"most different of {len(self.region_shares)} regions"
+            rows.append((name, f"teacher {teacher:.1%}, student {student:.1%} of the draws"))
         for timing in self.timings:
             teacher, student = (timing.num_draws / s for s in (timing.teacher, timing.student))
             rows.append(
@@ -181,59 +195,6 @@ class DistillReport:
         return "\n".join(f"{name:<{width}}  {value}" for name, value in rows)
 
 
-def make_report(
-    teacher: Any,
-    student: Flow,
-    on_real_line: tuple[Any, Any],
-    held_out: jax.Array,
-    context: jax.Array | None,
-    name: str,
-    key: jax.Array,
-) -> DistillReport:
-    """Compares the two on fresh draws and on held-out points [n, D] (with their context).
-
-    Args:
-        teacher: The teacher as it is, which is timed.
-        student: The student.
-        on_real_line: Both on the real line, where their divergences are the same.
-        held_out: Points to score on.
-        context: Their contexts, or None.
-        name: What the points are.
-        key: Random key.
-    """
-    student_key, teacher_key, time_key = jax.random.split(key, 3)
-    scored = bound_to([teacher, student], context, len(held_out))
-    nll_teacher, nll_student = (-log_prob(dist, held_out) for dist in scored)
-    pair = bound_to(list(on_real_line), context, BLOCK)
-    of_student = -log_ratios(pair[1], pair[0], student_key)
-    of_teacher = log_ratios(pair[0], pair[1], teacher_key)
-    both = np.concatenate([of_student, of_teacher])
-    sides = [(jnp.asarray(t), jnp.ones(len(t)), len(t)) for t in (of_teacher, of_student)]
-    apart = mean_over_sides(sides, total_variation_of)
-    weights = np.exp(of_student - np.nanmax(of_student))
-    return DistillReport(
-        kl_student_teacher=_mean(-of_student),
-        kl_teacher_student=_mean(of_teacher),
-        jeffreys=mean_over_sides(sides, jeffreys_of),
-        jensen_shannon=mean_over_sides(sides, jensen_shannon_of),
-        accuracy=apart.transform(lambda v: 0.5 + v / 2, lambda v: 0.5 * jnp.ones_like(v)),
-        effective_sample_size=float(weights.sum() ** 2 / (weights**2).sum() / len(weights)),
-        worst_log_ratio=float(np.abs(both).max()),
-        khat=(_tail(of_student), _tail(of_teacher)),
-        num_non_finite=int((~np.isfinite(both)).sum()),
-        nll_teacher=Estimate.from_draws(nll_teacher),
-        nll_student=Estimate.from_draws(nll_student),
-        nll_gap=Estimate.from_draws(nll_student - nll_teacher),
-        held_out=name,
-        timings=tuple(
-            Timing(num_draws, *times)
-            for num_draws, times in seconds_of_draws([teacher, student], context, time_key)
-        ),
-        log_ratios=(of_student, of_teacher),
-        event_size=student.event_size,
-    )
-
-
 def _for_json(value: Any) -> Any:
     """The same with None for numbers that JSON does not know."""
     if isinstance(value, dict):
@@ -241,20 +202,3 @@ def _for_json(value: Any) -> Any:
     if isinstance(value, list):
         return [_for_json(item) for item in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _tail(log_ratios_: np.ndarray) -> float:
-    """k-hat of |log ratios|; -inf where they are all but equal, inf where some are not finite."""
-    size = np.abs(log_ratios_)
-    if not np.isfinite(size).all():
-        return np.inf
-    if not size.max() > 0:
-        return -np.inf
-    with np.errstate(divide="ignore"):
-        return pareto_smoothed(np.log(size))[1]
-
-
-def _mean(draws: np.ndarray) -> Estimate:
-    """Mean and standard error in double precision."""
-    value, error = draws.mean(), draws.std(ddof=1) / len(draws) ** 0.5
-    return Estimate(jnp.asarray(value), jnp.asarray(error), len(draws), "monte_carlo")

@@ -76,6 +76,14 @@ def with_passes(student: Flow, teacher: Flow, num_passes: int) -> Flow:
     return other
 
 
+def untaught(student: Flow, teacher: Any, rngs: nnx.Rngs) -> Flow:
+    """What is to learn without its teacher: of a student with its networks, the IAF without."""
+    has_passes = any(isinstance(module, Unrolled) for _, module in nnx.iter_modules(student))
+    if has_passes and has_maf_layers(teacher):
+        return iaf_like(teacher, num_passes=0, rngs=rngs)
+    return student
+
+
 def fast_student(
     teacher: Flow, speedup: float, context: Any, key: jax.Array, rngs: nnx.Rngs
 ) -> Flow:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import distrax
 import jax
@@ -202,34 +202,55 @@ def check_draws(source: Any, x: jax.Array) -> None:
         )
 
 
-def on_support(columns: supports.Columns, u: jax.Array) -> jax.Array:
+def on_support(columns: supports.Columns | None, u: jax.Array) -> jax.Array:
     """Points of the real line where their columns lie, integers rounded."""
+    if columns is None:
+        return u
     x, _ = supports.from_real(columns, u)
     return supports.rounded(columns, x)
 
 
-def held_out_points(teacher: Any, columns: supports.Columns | None, data: Any, key: jax.Array):
-    """Returns (points to score on, contexts to train on, contexts of the points), or Nones."""
+class Rows(NamedTuple):
+    """Points [n, D] and their contexts [n, C], if there are any."""
+
+    x: jax.Array
+    context: jax.Array | None
+
+
+def held_out_points(
+    teacher: Any, columns: supports.Columns | None, data: Any, key: jax.Array, share: bool
+) -> tuple[Rows | None, Rows | None]:
+    """The points to score on, at most 10,000, and the others, whose contexts are trained on.
+
+    Both are None where there are no data.
+
+    Args:
+        teacher: The teacher.
+        columns: The supports of its columns.
+        data: What the user gave.
+        key: Random key.
+        share: Whether to leave nine tenths to the others, as where there are contexts.
+    """
     event_size, context_size = check_teacher(teacher)
     x, context = _checks.pair("data", data)
     _checks.context_wanted("data[1], the context,", context is not None, context_size)
     if x is None:
-        return None, None, None
+        return None, None
     table = _checks.array("data", x)
     x = _checks.table("data", table, event_size, integers=getattr(teacher, "is_discrete", False))
     supports.require_inside("data", table, columns)
     order = jax.random.permutation(key, len(x))
-    if context is None:
-        return x[order[:MAX_HELD_OUT]], None, None
-    context = _checks.table("data[1]", context, context_size, integers=True)
-    _checks.same_length("data[1]", context, "data[0]", x)
-    if len(x) < MIN_ROWS:
+    share = share or context is not None
+    if context is not None:
+        context = _checks.table("data[1]", context, context_size, integers=True)
+        _checks.same_length("data[1]", context, "data[0]", x)
+    if share and len(x) < MIN_ROWS:
         raise ValueError(
             f"data must have at least {MIN_ROWS} rows, a tenth of which is scored, got {len(x)}."
         )
-    num_scored = min(MAX_HELD_OUT, len(x) // 10)
-    scored, trained = order[:num_scored], order[num_scored:]
-    return x[scored], context[trained], context[scored]
+    num_scored = min(MAX_HELD_OUT, len(x) // 10 if share else len(x))
+    rows = lambda i: Rows(x[i], None if context is None else context[i])
+    return rows(order[:num_scored]), rows(order[num_scored:])
 
 
 def teacher_draws(

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -30,3 +31,13 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(pressed)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextlib.contextmanager
+def keeping(module: Any) -> Iterator[None]:
+    """What ends the block, an error or Ctrl-C, has the trained module as its `.module`."""
+    try:
+        yield
+    except BaseException as error:
+        error.module = module  # type: ignore[attr-defined]
+        raise

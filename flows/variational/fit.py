@@ -102,7 +102,8 @@ def fit_posterior(
     Raises:
         TypeError: `target` is neither a function nor a `Target`, or `flow` is not a flow.
         ValueError: `target` does not return a scalar or is nowhere finite; sizes do not agree.
-        flows.training.NonFiniteError: The optimisation diverged; `.module` is the last flow.
+        flows.training.NonFiniteError: The optimisation diverged; `.module` is the last flow. (And
+            of a KeyboardInterrupt that comes while a flow is judged it is that one.)
 
     Cost: in each step, the target and its gradient at `num_samples` points, and one pass of the
     flow in each direction. Before and after: 65,536 evaluations to look for modes, in each of one

@@ -14,6 +14,7 @@ def reverse_kl(
     log_density: Callable[[jax.Array], jax.Array],
     key: jax.Array,
     sample_shape: tuple[int, ...],
+    transform: Callable[[jax.Array], jax.Array] = lambda log_ratio: log_ratio,
 ) -> jax.Array:
     r"""Draws of log q(x) - log p(x), x ~ q, whose gradient is the path gradient.
 
@@ -30,6 +31,7 @@ def reverse_kl(
         log_density: log p for points [..., D], up to a constant.
         key: Random key.
         sample_shape: Shape of the draws, in front of the flow's batch shape.
+        transform: What to make of log q - log p, in the place of which it then stands.
 
     Returns:
         The draws, flattened to one axis. Where the density is nothing, log p = -inf or NaN, they
@@ -42,14 +44,14 @@ def reverse_kl(
 
     def log_ratio(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         log_p = log_density(x)
-        return (fixed.log_prob(x) - log_p).sum(), log_p
+        return transform(fixed.log_prob(x) - log_p).sum(), log_p
 
     score, log_p = jax.lax.stop_gradient(
         jax.grad(log_ratio, has_aux=True)(jax.lax.stop_gradient(x))
     )
     inside = log_p > -jnp.inf
     path = (jnp.where(inside[..., None], score, 0.0) * x).sum(axis=-1)
-    value = jax.lax.stop_gradient(log_q) - log_p
+    value = transform(jax.lax.stop_gradient(log_q) - log_p)
     # Where draws come from components, their shares follow the scores (of mean zero: less a mean).
     gain = jnp.where(inside, value - value.mean(where=inside), 0.0)
     choice = (weight - jax.lax.stop_gradient(weight)) * gain
