@@ -632,6 +632,28 @@ def test_what_is_no_model_is_refused():
         flows.fit_posterior(in_tfp, event_size=2, key=jax.random.key(0))
 
 
+@pytest.mark.parametrize("sequence", [list, tuple])
+def test_a_joint_in_sequence_is_the_same_by_the_names_that_it_resolves(sequence):
+    parts = {
+        "s": tfd.HalfNormal(1.0),
+        "w": tfd.Dirichlet(jnp.ones(3)),
+        "y": lambda w, s: tfd.Normal(w[0], s),
+        "z": lambda y, s: tfd.Normal(y, 1.0),
+    }
+    by_name = targets.from_tfp(tfd.JointDistributionNamedAutoBatched(parts), y=0.3, z=0.1)
+    listed = [parts["s"], parts["w"], parts["y"], lambda y: tfd.Normal(y, 1.0, name="z")]
+    joint = tfd.JointDistributionSequentialAutoBatched(sequence(listed))
+    made = targets.from_tfp(joint, y=0.3, z=0.1)
+    assert made.names == by_name.names == ("s", "w[0]", "w[1]", "w[2]")
+    u = jax.random.normal(jax.random.key(0), (5, 3))
+    np.testing.assert_allclose(jax.vmap(made)(u), jax.vmap(by_name)(u), rtol=1e-5)
+    parameters = made.constrain(u)
+    jax.tree.map(np.testing.assert_array_equal, parameters, by_name.constrain(u))
+    np.testing.assert_allclose(made.unconstrain(parameters)[0], u, atol=1e-5)
+    made = made.predict(jax.random.key(0), parameters)
+    assert {name: part.shape for name, part in made.items()} == {"y": (5,), "z": (5,)}
+
+
 def test_joints_without_a_posterior_on_real_numbers_are_refused():
     joint = tfd.JointDistributionNamed(
         {
@@ -648,11 +670,9 @@ def test_joints_without_a_posterior_on_real_numbers_are_refused():
         targets.from_tfp(joint)
     with pytest.raises(ValueError, match="z"):
         targets.from_tfp(joint, z=1.0)
-    listed = tfd.JointDistributionSequentialAutoBatched(
-        [tfd.HalfNormal(1.0, name="s"), lambda s: tfd.Normal(0.0, s, name="y")]
-    )
-    with pytest.raises(TypeError, match="joint must have parts with names"):
-        targets.from_tfp(listed, y=1.0)
+    in_sequence = tfd.JointDistributionSequential([tfd.Poisson(3.0), lambda k: tfd.Normal(k, 1.0)])
+    with pytest.raises(ValueError, match="k is Poisson"):
+        targets.from_tfp(in_sequence, x=1.0)
     with pytest.raises(ValueError, match="no parameters"):
         targets.from_tfp(joint, k=1.0, m=jnp.zeros(3), y=jnp.zeros(3))
 
