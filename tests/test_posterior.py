@@ -16,6 +16,7 @@ from flax import nnx
 
 import flows
 from flows.variational import LostMode, LostRegion
+from flows.variational.fit import _named
 
 KEY = jax.random.key(0)
 NORMAL = flows.Flow(flows.StandardNormal(2), flows.bijectors.Reverse(2))
@@ -291,3 +292,44 @@ def test_what_weights_would_change_is_part_of_the_verdict():
     assert moved.diagnostics.mean_shift == pytest.approx(0.15, abs=0.04)
     assert any("move a mean by" in reason for reason in moved.diagnostics.reasons)
     assert posterior_of(lambda theta: -0.5 * jnp.sum(theta**2)).diagnostics.reasons == []
+
+
+def test_what_was_lost_is_named_by_the_parameters_of_the_model():
+    made = flows.targets.from_log_density(
+        lambda p: -jnp.sum(p["w"] ** 2) - p["scale"],
+        {"scale": 1.0, "w": np.zeros(8)},
+        {"scale": flows.supports.positive, "w": None},
+    )
+    points = np.random.default_rng(0).normal(size=(2, 9)).astype(np.float32)
+    lost = tuple(
+        kind(u, 0.25, np.eye(9)) for kind, u in zip((LostMode, LostRegion), points, strict=True)
+    )
+    scales = made.constrain(points)["scale"]
+    mode, region = _named(made, lost)
+    assert str(mode).startswith(f"25.0% at scale {scales[0]:.3g}, w[0] {points[0, 1]:.3g}, w[1] ")
+    assert str(region).startswith(f"25.0% around scale {scales[1]:.3g}, w[0] ")
+    assert str(mode).endswith(", ...")
+    assert list(mode.parameters) == list(made.names)
+    assert _named(made, ()) == ()
+    assert _named(made, None) is None
+    plain = flows.targets.target.as_target(lambda u: -jnp.sum(u**2), 9)
+    assert _named(plain, lost) == lost
+    assert str(lost[0]).startswith("25.0% at [")
+
+
+@pytest.mark.slow
+def test_a_lost_mode_of_a_model_is_printed_in_its_own_space():
+    """Of two scales, 0.1 and 100, a flow that starts at one is told of the other."""
+    bump = lambda x, at: -0.5 * ((jnp.log(x) - jnp.log(at)) / 0.1) ** 2
+    made = flows.targets.from_log_density(
+        lambda p: (
+            jnp.logaddexp(bump(p["scale"], 0.1), bump(p["scale"], 100.0)) - jnp.log(p["scale"])
+        ),
+        {"scale": 1.0},
+        {"scale": flows.supports.positive},
+    )
+    flow = flows.real_nvp(1, num_layers=2, hidden_sizes=(8,), rngs=nnx.Rngs(0))
+    with pytest.warns(UserWarning, match=r"lost mode +\d+\.\d% at scale (0\.1|100)"):
+        flows.fit_posterior(
+            made, flow=flow, start="laplace", num_steps=300, key=KEY, progress=False
+        )

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
@@ -242,8 +243,21 @@ def _with_lost(
         lambda: lost_modes(flow, log_density, fits, log_evidence, diagnostics.spread, key)
     )
     found = _looked(of_tempering) if regions and not modes else None
-    changed = dataclasses.replace(diagnostics, lost_modes=modes, lost_regions=found)
+    named = partial(_named, posterior.target)
+    changed = dataclasses.replace(diagnostics, lost_modes=named(modes), lost_regions=named(found))
     return dataclasses.replace(posterior, diagnostics=changed)
+
+
+def _named(target: Target, lost: Any) -> Any:
+    """What was lost, in the parameters of a target that has some."""
+    if not lost or target.forward is None:
+        return lost
+    leaves = jax.tree.leaves(target.constrain(jnp.stack([one.location for one in lost])))
+    values = np.concatenate([np.reshape(leaf, (len(lost), -1)) for leaf in leaves], axis=1)
+    return tuple(
+        dataclasses.replace(one, parameters=dict(zip(target.names, row.tolist(), strict=True)))
+        for one, row in zip(lost, values, strict=True)
+    )
 
 
 def _looked(look: Callable[[], Any]) -> Any:

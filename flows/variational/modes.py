@@ -19,6 +19,7 @@ NUM_DRAWS, BATCH = 256, 64  # around each mode, and at once
 LEAST_SHARE = 0.01  # of the evidence: if all that is lost matters less it is not reported
 LEAST_COVERED = 0.5  # of a mode's evidence; estimates of ratios are noisy
 BLURRED = 0.1  # of a mode's deviations: by how much rounding may move points near it
+NAMED = 6  # parameters, when printed
 SEEN = 1e-4  # of q or the evidence: a mode with less has no draws, and is none
 
 
@@ -30,14 +31,24 @@ class LostMode:
         location: The mode [D].
         share: Its share of the evidence, of what was found.
         scale_tril: Cholesky factor of the covariance there [D, D].
+        parameters: What the location stands for, by the names of a target that has some.
     """
 
     location: np.ndarray = dataclasses.field(compare=False)
     share: float
     scale_tril: np.ndarray = dataclasses.field(compare=False, repr=False)
+    parameters: dict[str, float] | None = dataclasses.field(default=None, compare=False)
 
     def __str__(self) -> str:
-        return f"{self.share:.1%} at {np.array2string(self.location, precision=3, threshold=6)}"
+        return f"{self.share:.1%} at {self.place}"
+
+    @property
+    def place(self) -> str:
+        """The location, or the first of the parameters, as they are printed."""
+        if self.parameters is None:
+            return np.array2string(self.location, precision=3, threshold=6)
+        named = [f"{name} {value:.3g}" for name, value in self.parameters.items()]
+        return ", ".join(named[:NAMED]) + ", ..." * (len(named) > NAMED)
 
 
 def lost_modes(

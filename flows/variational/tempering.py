@@ -27,9 +27,11 @@ class LostRegion(LostMode):
     """Where the target has mass, and the approximation next to none: the mean of that mass."""
 
     def __str__(self) -> str:
-        shown = lambda values: np.array2string(values, precision=3, threshold=6)
+        if self.parameters is not None:
+            return f"{self.share:.1%} around {self.place}"
         deviations = np.linalg.norm(self.scale_tril, axis=1)
-        return f"{self.share:.1%} around {shown(self.location)}, +- {shown(deviations)}"
+        wide = np.array2string(deviations, precision=3, threshold=6)
+        return f"{self.share:.1%} around {self.place}, +- {wide}"
 
 
 def lost_regions(
