@@ -188,6 +188,17 @@ def of_variational(rows: list[dict]) -> str:
     return table(head, [line(name, runs) for name, runs in by_target.items()])
 
 
+def of_guides_in_equal_time(rows: list[dict]) -> str:
+    """ELBOs of ours and of numpyro's guides, those that pass in bold."""
+    cell = lambda fit: f"**{fit['elbo']:.2f}**" if fit["passes"] else f"{fit['elbo']:.2f}"
+    lines = (
+        [row["target"], row["dimensions"], f"{row['seconds']:.0f}",
+         *(cell(fit) for fit in row["fits"].values())]
+        for row in rows
+    )  # fmt: skip
+    return table(["posterior", "D", "seconds", *rows[0]["fits"]], lines)
+
+
 # distillation.py
 
 

@@ -6,6 +6,7 @@ import pickle
 import re
 import sys
 import warnings
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,9 @@ import pytest
 from flax import nnx
 
 import flows
+from flows.targets.target import as_target
 from flows.variational import LostMode, LostRegion
-from flows.variational.fit import _named
+from flows.variational.lost import _named
 
 KEY = jax.random.key(0)
 NORMAL = flows.Flow(flows.StandardNormal(2), flows.bijectors.Reverse(2))
@@ -295,25 +297,28 @@ def test_what_weights_would_change_is_part_of_the_verdict():
 
 
 def test_what_was_lost_is_named_by_the_parameters_of_the_model():
+    """First those that are far from q; constants of a Cholesky factor never are."""
     made = flows.targets.from_log_density(
         lambda p: -jnp.sum(p["w"] ** 2) - p["scale"],
-        {"scale": 1.0, "w": np.zeros(8)},
-        {"scale": flows.supports.positive, "w": None},
+        {"corr": np.eye(2), "scale": 1.0, "w": np.zeros(6)},
+        {"corr": flows.supports.correlation_cholesky, "scale": flows.supports.positive, "w": None},
     )
-    points = np.random.default_rng(0).normal(size=(2, 9)).astype(np.float32)
-    lost = tuple(
-        kind(u, 0.25, np.eye(9)) for kind, u in zip((LostMode, LostRegion), points, strict=True)
-    )
-    scales = made.constrain(points)["scale"]
-    mode, region = _named(made, lost)
-    assert str(mode).startswith(f"25.0% at scale {scales[0]:.3g}, w[0] {points[0, 1]:.3g}, w[1] ")
-    assert str(region).startswith(f"25.0% around scale {scales[1]:.3g}, w[0] ")
+    normal = flows.Flow(flows.StandardNormal(8), flows.bijectors.Reverse(8))
+    posterior = SimpleNamespace(target=made, flow=normal)
+    points = np.zeros((2, 8), np.float32)
+    points[0, 5], points[0, 2], points[1, 1] = 40.0, -20.0, 9.0  # w[3] and w[0]; the scale
+    pair = zip((LostMode, LostRegion), points, strict=True)
+    lost = tuple(kind(u, 0.25, np.eye(8)) for kind, u in pair)
+    mode, region = _named(posterior, lost, KEY)
+    assert str(mode).startswith("25.0% at w[3] 40, w[0] -20, ")
     assert str(mode).endswith(", ...")
-    assert list(mode.parameters) == list(made.names)
-    assert _named(made, ()) == ()
-    assert _named(made, None) is None
-    plain = flows.targets.target.as_target(lambda u: -jnp.sum(u**2), 9)
-    assert _named(plain, lost) == lost
+    assert str(region).startswith("25.0% around scale ")
+    assert sorted(mode.parameters) == sorted(made.names)
+    assert not {"corr[0, 0]", "corr[0, 1]"} & set(list(mode.parameters)[:6])
+    assert _named(posterior, (), KEY) == ()
+    assert _named(posterior, None, KEY) is None
+    plain = SimpleNamespace(target=as_target(lambda u: -jnp.sum(u**2), 8))
+    assert _named(plain, lost, KEY) == lost
     assert str(lost[0]).startswith("25.0% at [")
 
 

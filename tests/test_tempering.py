@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 import flows
-from flows.variational import fit, start, tempering
+from flows.variational import lost, start, tempering
 from flows.variational.laplace import LaplaceFits
 
 KEY = jax.random.key(0)
@@ -159,7 +159,7 @@ def test_what_was_lost_is_looked_at_again(monkeypatch):
     target = jax.tree_util.Partial(
         lambda x: jnp.logaddexp(*(jax.scipy.stats.norm.logpdf(x, m).sum() for m in (0.0, 30.0)))
     )
-    calls, search = [], fit.lost_modes
+    calls, search = [], lost.lost_modes
 
     def once(*arguments):
         """Finds what there is the first time, and later only what it is told of."""
@@ -169,7 +169,7 @@ def test_what_was_lost_is_looked_at_again(monkeypatch):
         near = lambda mode: (np.abs(told - mode.location).max(axis=1) < 1).any()
         return found if len(calls) == 1 else tuple(mode for mode in found if near(mode))
 
-    monkeypatch.setattr(fit, "lost_modes", once)
+    monkeypatch.setattr(lost, "lost_modes", once)
     monkeypatch.setattr(start, "_mixture_of_modes", lambda *arguments: None)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

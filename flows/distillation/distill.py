@@ -2,7 +2,6 @@
 
 import functools
 import os
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -36,7 +35,7 @@ from flows.distillation.teachers import (
 )
 from flows.distributions import Flow, require_flow
 from flows.divergences.supports import comparable
-from flows.training import TrainingState, keeping, train
+from flows.training import TrainingState, attaching, train
 
 NUM_STEPS = 5_000  # layer by layer
 WARM_START_SHARE = 0.8  # of the steps; a step of the polish costs about ten times as much
@@ -68,10 +67,10 @@ def distill(
        other student gets maximum likelihood on the teacher's draws instead.
        An `flows.iaf_like` that was made here gets a third and fourth pass if it is 0.03 nats from
        its teacher with two, or a draw 25.
-    2. Polish (20 %), unless the two are within 0.03 nats of each other by then: of the sum of
+    2. Polish (20 %), unless the two are within 0.03 nats of each other by then. The sum of
        KL(student || teacher), by path gradients, and KL(teacher || student), on the teacher's
-       draws, or of another `objective`. The best student on other draws is kept, be it that of
-       the warm start.
+       draws, or another `objective`. The student with the least KL(teacher || student) on other
+       draws is kept, be it that of the warm start, so that no mode is dropped.
 
     Args:
         teacher: A flow, or any distrax or TFP distribution over vectors. One over bounded columns
@@ -84,9 +83,9 @@ def distill(
             `fit_posterior` makes.) Or a flow to start from: one laid out like the teacher learns
             layer by layer, whether a smaller flow of the teacher's kind or an `flows.iaf_like`
             with other options.
-        data: Points [N, D] to score both on; never trained on (of draws alone, the best epoch is
-            chosen by them). For a conditional teacher a pair
-            (x, context), needed: nine tenths of the contexts are trained on, the rest scored.
+        data: Points [N, D] to score both on; the student is never trained on them (of draws alone,
+            the best epoch is chosen by them). For a conditional teacher a pair (x, context),
+            needed: nine tenths of the contexts are trained on, the rest scored.
             At most 10,000 points are scored.
         speedup: How many times as fast as the teacher the student is to draw, 1,000 at once,
             measured before it is trained, on this machine. The first that is as fast is taken of
@@ -98,11 +97,11 @@ def distill(
             KL(student || teacher) alone, which drops modes (Huang et al. 2019, Probability
             Distillation: A Caveat and Alternatives, UAI); "forward", KL(teacher || student) alone;
             "js", the Jensen-Shannon divergence.
-        baseline: Also fits the student without its teacher, by maximum likelihood on what of `data`
-            is not scored (then nine tenths, or all but 10,000; of the teacher's draws where there
-            are no data), in as many seconds as the distillation took; of a student with the
-            teacher's own networks, the IAF without. It is in the report, and counts for the
-            verdict.
+        baseline: Also fits the student without its teacher, to compare with: by maximum likelihood,
+            in as many steps (which take longer), on what of `data` is not scored, all but a tenth
+            or but 10,000, or on the teacher's draws where there are no data. Of a student that
+            keeps the teacher's own networks it is the IAF without, of the teacher's sizes, base
+            and whitening. It is in the report, and counts for the verdict.
         key: Random key.
         num_steps: Optimiser steps of both stages together, at most: 5,000 by default layer by
             layer, and 10,000 on draws.
@@ -196,7 +195,6 @@ def distill(
         train, batch_size=batch_size, mesh=mesh, callback=callback, progress=progress
     )
     optimizer_of = optimizers(optimizer, learning_rate, layered)
-    start = time.monotonic()
     directory = lambda name: checkpoint_dir and os.path.join(checkpoint_dir, name)
     run = warm_start(
         source, learner, pool, stage, optimizer_of, layered=layered, num_steps=num_warm,
@@ -205,7 +203,8 @@ def distill(
     runs, learner, close = {"warm_start": run}, run.module, True
     if run.stop_reason == "finished":
         copied = teacher if is_copy and speedup is None else None
-        learner, close = with_passes_as_needed(source, learner, copied, fresh[1], report_key)
+        with attaching(learner):
+            learner, close = with_passes_as_needed(source, learner, copied, fresh[1], report_key)
     if not close:
         polished = polish(
             source, learner, pool, fresh, stage, optimizer_of, objective=objective,
@@ -217,23 +216,25 @@ def distill(
     if scored is None:
         scored = Rows(on_support(columns, rest[0][-MAX_HELD_OUT:]), None)
     name = "teacher draws" if data is None else "data"
-    with keeping(learner):
+    losses = np.concatenate([run.losses for run in runs.values()])
+    final = list(runs.values())[-1]
+    with attaching(learner):
         alone = None
-        if baseline:
+        if baseline and final.stop_reason != "interrupted":
             others = others or Rows(on_support(columns, pool[0]), None)
             alone = fitted_without_teacher(
-                untaught(beginner, teacher, nnx.Rngs(network_key)), *others,
-                seconds=time.monotonic() - start, key=warm_key, batch_size=batch_size, mesh=mesh,
-                progress=progress,
+                untaught(beginner, teacher, nnx.Rngs(network_key)), *others, num_steps=len(losses),
+                batch_size=batch_size, key=warm_key, mesh=mesh, progress=progress,
+                checkpoint_dir=directory(f"baseline_{len(losses)}"),
             )  # fmt: skip
         pair = source, learner.unconstrained()
         report = compare(teacher, learner, pair, *scored, name, alone, report_key)
     return DistillResult(
         student=learner,
         report=report,
-        losses=np.concatenate([run.losses for run in runs.values()]),
+        losses=losses,
         history={name: run.losses for name, run in runs.items()},
-        stop_reason=list(runs.values())[-1].stop_reason,
+        stop_reason=final.stop_reason,
         num_skipped=sum(run.num_skipped for run in runs.values()),
     )
 

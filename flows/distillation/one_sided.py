@@ -7,7 +7,7 @@ import jax
 from flax import nnx
 
 from flows import _checks
-from flows.density import fit
+from flows.density import FitResult, fit
 from flows.distillation.result import DistillResult
 from flows.distillation.samples import compare_draws
 from flows.distillation.students import KINDS, make_student
@@ -34,22 +34,49 @@ def from_draws(
     x, context = rows_of(teacher, draw_key)
     if isinstance(student, str):
         student = make_student(student, teacher, None, (x, context, None), nnx.Rngs(network_key))
-    num_trained = len(x) if data is not None else len(x) - max(1, len(x) // 10)
+    validation = "auto" if data is None else data
+    num_steps = num_steps or NUM_STEPS_ON_DRAWS
+    run = by_likelihood(
+        student, x, context, validation, num_steps=num_steps, batch_size=batch_size, key=fit_key,
+        **options,
+    )  # fmt: skip
+    assert run.held_out is not None
+    return DistillResult.of(run, run.flow, compare_draws(run.flow, run.held_out, report_key))
+
+
+def by_likelihood(
+    student: Flow,
+    x: Any,
+    context: Any,
+    validation: Any,
+    *,
+    num_steps: int,
+    batch_size: int,
+    **options: Any,
+) -> FitResult:
+    """`flows.fit`, by steps: at most so many, in whole epochs, of which there is one at least.
+
+    Args:
+        student: The flow to start from.
+        x: Points to learn [N, D].
+        context: Their contexts [N, C], or None.
+        validation: "auto" holds out a tenth of the points; or others.
+        num_steps: Steps of optimisation.
+        batch_size: Points in a batch; all, where there are fewer.
+        **options: Others of `flows.fit`.
+    """
+    num_trained = len(x) - max(1, len(x) // 10) if isinstance(validation, str) else len(x)
     batch_size = min(batch_size, num_trained)
-    steps_per_epoch = math.ceil(num_trained / batch_size)
-    num_epochs = max(1, (num_steps or NUM_STEPS_ON_DRAWS) // steps_per_epoch)
-    run = fit(
+    num_epochs = max(1, num_steps // math.ceil(num_trained / batch_size))
+    return fit(
         student,
         x,
         context=context,
-        validation="auto" if data is None else data,
-        key=fit_key,
+        validation=validation,
         batch_size=batch_size,
         max_epochs=num_epochs,
         **options,
     )
-    assert run.held_out is not None
-    return DistillResult.of(run, run.flow, compare_draws(run.flow, run.held_out, report_key))
 
 
 def from_density(

@@ -41,16 +41,16 @@ class DistillReport:
         nll_teacher: Mean negative log-likelihood of the teacher on held-out points, in nats.
         nll_student: The same for the student.
         nll_gap: nll_student - nll_teacher, paired point by point.
-        nll_baseline: That of the student fitted without its teacher, on the same points, or None
+        nll_baseline: That of a student fitted without the teacher, on the same points, or None
             (`distill(baseline=True)`).
         baseline_gap: nll_baseline - nll_student, paired, or None.
         held_out: "data" or, where no data were given, "teacher draws".
         region_shares: Shares of the draws of the teacher and of the student in each of 50 regions
-            [50, 2], into which k-means parts those of the teacher.
+            [50, 2], into which k-means parts those of the teacher; [0, 2] where few are finite.
         timings: `Timing`s of calls for 1, 1,000 and 100,000 draws; of a conditional flow for one
             draw at each of so many contexts.
         log_ratios: log teacher - log student at the draws of each (student, teacher).
-        deploy: Whether the student is close, safe and faster.
+        deploy: Whether the student is close, safe, faster, and no worse than `nll_baseline`.
         verdict: The reasons, in a line.
     """
 
@@ -91,7 +91,7 @@ class DistillReport:
 
     @property
     def deploy(self) -> bool:
-        """Whether the student is close to the teacher everywhere, and faster at some batch size."""
+        """Whether nothing speaks against the student: see `verdict`."""
         return not self._reasons()
 
     @property
@@ -128,9 +128,10 @@ class DistillReport:
         if max(timing.speedup for timing in self.timings) < FASTER:
             reasons.append("keep the teacher: here it draws about as fast, or faster")
         gap = self.baseline_gap
-        if gap is not None and gap.value + BETTER * gap.standard_error < -GOOD:
+        if gap is not None and gap.value < -GOOD and not gap.value / gap.standard_error > -BETTER:
             reasons.append(
-                f"fit it to {self.held_out}: without the teacher it is {-gap.value:.2g} nats better"
+                f"maximum likelihood on {self.held_out}, without the teacher, is "
+                f"{-gap.value:.2g} nats better"
             )
         return reasons
 
@@ -175,12 +176,13 @@ class DistillReport:
             ("NLL gap, student - teacher", f"{self.nll_gap} nats"),
         ]
         if self.nll_baseline is not None:
-            rows.append(("NLL of it without the teacher", f"{self.nll_baseline} nats"))
+            rows.append(("NLL of one without the teacher", f"{self.nll_baseline} nats"))
         if len(self.region_shares):
-            off = np.abs(deviations(self.region_shares)).argmax()
-            teacher, student = self.region_shares[off]
-            name = f"most different of {len(self.region_shares)} regions"
-            rows.append((name, f"teacher {teacher:.1%}, student {student:.1%} of the draws"))
+            errors = np.abs(deviations(self.region_shares))
+            teacher, student = self.region_shares[errors.argmax()]
+            shares = f"teacher {teacher:.1%}, student {student:.1%} of the draws"
+            name = f"most different of {len(errors)} regions"
+            rows.append((name, f"{shares}, {errors.max():.1f} standard errors"))
         for timing in self.timings:
             teacher, student = (timing.num_draws / s for s in (timing.teacher, timing.student))
             rows.append(

@@ -97,7 +97,7 @@ def polish(
     num_steps: int,
     **options: Any,
 ) -> TrainingResult | None:
-    """Minimises a divergence; the best student on fresh draws is kept. None if it diverged."""
+    """Minimises a divergence; the likeliest student on fresh draws is kept. None if it diverged."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "No epoch was better on validation than the start")
         try:
@@ -106,6 +106,7 @@ def polish(
                 functools.partial(POLISH[objective], source),
                 pool,
                 validation=fresh,
+                metric=functools.partial(likelihood, source),
                 optimizer=optimizer(num_steps, POLISH_RATE),
                 num_steps=num_steps,
                 description="polish",

@@ -1,6 +1,6 @@
 """The compiled training loop. It knows objectives, data and optax; nothing about flows."""
 
-from flows.training.interrupts import keeping
+from flows.training.interrupts import attaching
 from flows.training.on_host import train
 from flows.training.optimizers import adam, adam_unless_given, clip_by_running_median
 from flows.training.program import Program, trace
@@ -20,8 +20,8 @@ __all__ = [
     "TrainingState",
     "adam",
     "adam_unless_given",
+    "attaching",
     "clip_by_running_median",
-    "keeping",
     "shuffled",
     "trace",
     "train",

@@ -34,8 +34,8 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 @contextlib.contextmanager
-def keeping(module: Any) -> Iterator[None]:
-    """What ends the block, an error or Ctrl-C, has the trained module as its `.module`."""
+def attaching(module: Any) -> Iterator[None]:
+    """Attaches a trained module, as `.module`, to what ends the block: an error or Ctrl-C."""
     try:
         yield
     except BaseException as error:

@@ -1,6 +1,5 @@
 """Variational inference: a flow as a posterior, by the reverse-KL ELBO."""
 
-import dataclasses
 import os
 import warnings
 from collections.abc import Callable
@@ -9,8 +8,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -20,15 +17,12 @@ from flows.architectures import posterior_flow
 from flows.distributions import Flow, require_flow, require_single
 from flows.targets import Target, as_target
 from flows.training import Program, TrainingState, adam_unless_given
-from flows.variational.diagnostics import NUM_DRAWS
 from flows.variational.laplace import MOST_DIMENSIONS, LaplaceFits, laplace_fits
-from flows.variational.modes import LostMode, lost_modes
+from flows.variational.lost import warn_of_modes, with_lost
 from flows.variational.posterior import Posterior
 from flows.variational.search import first_starts
 from flows.variational.stages import MOST_ROWS, PEAKS, Stages
 from flows.variational.start import better_of_two, fits_of, with_laplace, with_modes
-from flows.variational.tempering import lost_regions
-from flows.variational.weights import weighted_draws
 
 
 def fit_posterior(
@@ -170,7 +164,7 @@ def fit_posterior(
     posterior = stages(begun, train_key, folder)
     known = fits if look else None
     regions = searched and event_size <= MOST_DIMENSIONS and network.support is None
-    search = partial(_with_lost, regions=regions, batch_size=num_samples, key=modes_key)
+    search = partial(with_lost, regions=regions, batch_size=num_samples, key=modes_key)
     posterior = search(posterior, known)
     may_begin_again = flow is None and start == "auto" and posterior.stop_reason != "interrupted"
     lost = posterior.diagnostics.addable if may_begin_again else ()
@@ -220,55 +214,6 @@ def _begun(
     return (with_modes if flow is None else better_of_two)(network, log_density, fits, key)
 
 
-def _with_lost(
-    posterior: Posterior,
-    fits: LaplaceFits | None,
-    *,
-    regions: bool,
-    batch_size: int,
-    key: jax.Array,
-) -> Posterior:
-    """The posterior, with the modes or the region that it has lost; it is not lost by looking."""
-    flow, log_density = posterior.flow, posterior.target.log_density
-    diagnostics = posterior.diagnostics
-    log_evidence = float(diagnostics.log_evidence.value)
-    draws_key, tempering_key = jax.random.split(jax.random.fold_in(key, 1))
-
-    def of_tempering() -> tuple[LostMode, ...] | None:
-        draws = weighted_draws(flow, log_density, draws_key, 2 * NUM_DRAWS, batch_size)
-        own = np.asarray(draws.x)[:NUM_DRAWS]
-        return lost_regions(flow, log_density, own, log_evidence, tempering_key)
-
-    modes = _looked(
-        lambda: lost_modes(flow, log_density, fits, log_evidence, diagnostics.spread, key)
-    )
-    found = _looked(of_tempering) if regions and not modes else None
-    named = partial(_named, posterior.target)
-    changed = dataclasses.replace(diagnostics, lost_modes=named(modes), lost_regions=named(found))
-    return dataclasses.replace(posterior, diagnostics=changed)
-
-
-def _named(target: Target, lost: Any) -> Any:
-    """What was lost, in the parameters of a target that has some."""
-    if not lost or target.forward is None:
-        return lost
-    leaves = jax.tree.leaves(target.constrain(jnp.stack([one.location for one in lost])))
-    values = np.concatenate([np.reshape(leaf, (len(lost), -1)) for leaf in leaves], axis=1)
-    return tuple(
-        dataclasses.replace(one, parameters=dict(zip(target.names, row.tolist(), strict=True)))
-        for one, row in zip(lost, values, strict=True)
-    )
-
-
-def _looked(look: Callable[[], Any]) -> Any:
-    """What a search returns; None, and a warning, where it fails or is interrupted."""
-    try:
-        return look()
-    except (Exception, KeyboardInterrupt) as error:
-        _warn_of_modes(error)
-        return None
-
-
 def _first_fits(
     log_density: Program, event_size: int, flow: Flow | None, start: str | None, key: jax.Array
 ) -> LaplaceFits | None:
@@ -282,13 +227,5 @@ def _first_fits(
     except Exception as error:  # it has no Hessian
         if needed:
             raise
-        _warn_of_modes(error)
+        warn_of_modes(error)
         return None
-
-
-def _warn_of_modes(error: BaseException) -> None:
-    warnings.warn(
-        "Modes that the posterior may have lost were not looked for: "
-        f"{type(error).__name__}: {error}",
-        stacklevel=3,
-    )

@@ -19,7 +19,7 @@ NUM_DRAWS, BATCH = 256, 64  # around each mode, and at once
 LEAST_SHARE = 0.01  # of the evidence: if all that is lost matters less it is not reported
 LEAST_COVERED = 0.5  # of a mode's evidence; estimates of ratios are noisy
 BLURRED = 0.1  # of a mode's deviations: by how much rounding may move points near it
-NAMED = 6  # parameters, when printed
+SHOWN = 6  # parameters, when printed
 SEEN = 1e-4  # of q or the evidence: a mode with less has no draws, and is none
 
 
@@ -31,7 +31,8 @@ class LostMode:
         location: The mode [D].
         share: Its share of the evidence, of what was found.
         scale_tril: Cholesky factor of the covariance there [D, D].
-        parameters: What the location stands for, by the names of a target that has some.
+        parameters: What the location stands for, by the names of a target that has some: first
+            those that are furthest from q, in its deviations.
     """
 
     location: np.ndarray = dataclasses.field(compare=False)
@@ -48,7 +49,7 @@ class LostMode:
         if self.parameters is None:
             return np.array2string(self.location, precision=3, threshold=6)
         named = [f"{name} {value:.3g}" for name, value in self.parameters.items()]
-        return ", ".join(named[:NAMED]) + ", ..." * (len(named) > NAMED)
+        return ", ".join(named[:SHOWN]) + ", ..." * (len(named) > SHOWN)
 
 
 def lost_modes(

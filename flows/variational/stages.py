@@ -13,7 +13,7 @@ import optax
 
 from flows.distributions import Flow
 from flows.targets import Target
-from flows.training import NonFiniteError, adam_unless_given, keeping, train
+from flows.training import NonFiniteError, adam_unless_given, attaching, train
 from flows.variational.diagnostics import judge
 from flows.variational.objectives import forward_kl, reverse_kl
 from flows.variational.posterior import Posterior
@@ -163,7 +163,7 @@ class Stages:
         return _better(second, first)
 
     def _judged(self, flow: Flow, **outcome: Any) -> Posterior:
-        with keeping(flow):
+        with attaching(flow):
             diagnostics = judge(flow, self.target.log_density, self.judge_key, self.num_samples)
         outcome = {"stop_reason": "finished", "num_skipped": 0, **outcome}
         return Posterior(flow=flow, target=self.target, diagnostics=diagnostics, **outcome)
