@@ -6,20 +6,27 @@ import warnings
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
 import optax
 import pytest
 from flax import nnx
 from helpers import perturbed
 
 import flows
+from flows.targets.target import as_target
+from flows.variational import diagnostics as judging
 from flows.variational import stages
 from flows.variational import start as starts
-from flows.variational.diagnostics import judge
 from flows.variational.laplace import laplace_fits
 from flows.variational.objectives import forward_kl
 from flows.variational.proposal import Overdispersed
 
 KEY = jax.random.key(0)
+
+
+def judge(flow, log_density, key, batch_size):
+    target = as_target(log_density, flow.event_size)
+    return judging.judge(flow, target, key, batch_size)
 
 
 def fitted(target, **options):
@@ -266,6 +273,24 @@ def test_a_variance_that_rests_on_few_draws_is_named(case, named):
         diagnostics = judge(flow, exact, jax.random.key(seed), 128)
         assert named == any("of a variance rests" in reason for reason in diagnostics.reasons)
         assert dataclasses.replace(diagnostics, sd_shift=0.0).exact
+
+
+@pytest.mark.parametrize(("far", "named"), [(9.0, True), (0.5, False)], ids=["stray", "near"])
+def test_stray_draws_that_make_a_variance_of_a_parameter_are_named(far, named):
+    """Two in a thousand draws at 9 deviations are little, and all that is seen of their exp."""
+    flow = _far_mode(0.002, far)
+
+    def model():
+        numpyro.sample("scale", numpyro.distributions.LogNormal(0.0, 1.0))
+        numpyro.sample("place", numpyro.distributions.Normal(0.0, 1.0))
+
+    made = flows.targets.from_numpyro(model)
+    assert made.names == ("place", "scale")  # the second coordinate is the log of the scale
+    of_model = judging.judge(flow, made, KEY, 128)
+    assert named == any("next to none make" in reason for reason in of_model.reasons)
+    plain = judge(flow, made.log_density, KEY, 128)
+    assert not any("next to none make" in reason for reason in plain.reasons)
+    assert of_model.stray_share >= plain.stray_share
 
 
 @pytest.mark.parametrize("stage", ["ELBO", "forward KL"])

@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from flows import _checks
@@ -82,6 +83,15 @@ class Target:
         if u.shape[-1:] != (self.event_size,):
             raise ValueError(f"u must have shape [..., {self.event_size}], got {u.shape}.")
         return _batched(self.forward, u)
+
+    def table(self, u: jax.Array) -> np.ndarray:
+        """The parameters of points [n, D] as columns [n, K], without what the model makes of them.
+
+        Their names are those of `parameters`; of points that stand for nothing it is the points.
+        """
+        values = selected(self.constrain(u), self.parameters) if self.forward else u
+        leaves = jax.tree.leaves(values)
+        return np.concatenate([np.reshape(leaf, (len(u), -1)) for leaf in leaves], axis=1)
 
     def unconstrain(self, parameters: Any) -> tuple[jax.Array, jax.Array | float]:
         """The points of parameters, and the change of volume: the inverse of `constrain`.

@@ -1,7 +1,6 @@
 """How good an approximation is, judged by importance weights on fresh draws."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -11,9 +10,10 @@ import numpy as np
 from flows._pareto import pareto_smoothed
 from flows.distributions import Flow
 from flows.divergences import Estimate
+from flows.targets import Target
 from flows.variational.modes import LostMode
 from flows.variational.tempering import LostRegion
-from flows.variational.weights import WeightedDraws, weighted_draws
+from flows.variational.weights import FEW, WeightedDraws, shifts, stray_share, weighted_draws
 
 NUM_DRAWS = 10_000  # of q, and as many that reach further
 KHAT_LIMIT = 0.7
@@ -21,7 +21,8 @@ EXACT_ESS = 0.999  # of all draws: nothing is left to train
 EVEN_ESS = 0.99  # of all draws: weights then move no mean by more than a tenth of its deviation
 NOISE_ESS = 0.01  # of all draws: below, weights say nothing of how good q is
 MEAN_LIMIT, SD_LIMIT = 0.1, 0.15  # of what weights may change, before it counts
-FEW, FEW_LIMIT = 5, 0.115  # of 20,000 draws, and the share of a variance that may rest on them
+FEW_LIMIT = 0.115  # of a variance that may rest on few draws
+STRAY_LIMIT = 0.25  # of a variance: then the deviation is off by 15 %
 MISSED_LIMIT, ERRORS = 0.02, 4  # nats of evidence that q's own draws may miss, and standard errors
 ERROR_LIMIT = 0.1  # nats: where few of the draws that reach further decide, nothing is known
 NAMED = 3  # lost modes, when printed
@@ -53,6 +54,9 @@ class Diagnostics:
             further, of the worst coordinate: less than 0.01 of a normal. Of a Student-t with 2.5
             degrees of freedom it is 0.13 to 0.3; its deviation is off by 15 % now and then, also
             where q is exact.
+        stray_share: Which share of a variance of q, of the worst parameter in its own space, is of
+            draws where the target has less than a hundredth of what q has. (exp of a far draw may
+            be all of it, where the draw itself is nothing.)
         lost_modes: Modes that a search around 0 and around q found, and where q lacks more than
             half of the mass, with their share of the evidence; none where all of that is below one
             per cent. Weights do not tell: their draws never go there. Modes that no search found
@@ -76,6 +80,7 @@ class Diagnostics:
     mean_shift: float = np.nan
     sd_shift: float = np.nan
     tail_share: float = np.nan
+    stray_share: float = np.nan
     lost_modes: tuple[LostMode, ...] | None = None
     lost_regions: tuple[LostRegion, ...] | None = None
 
@@ -83,7 +88,12 @@ class Diagnostics:
     def reasons(self) -> list[str]:
         """Why not to trust q; none where it can be trusted."""
         few = f"{self.tail_share:.0%} of a variance rests on {FEW} of {2 * NUM_DRAWS:,} draws"
-        return self._flaws + [few] * (self.tail_share > FEW_LIMIT)
+        stray = f"draws where the target has next to none make {self.stray_share:.0%} of a variance"
+        return (
+            self._flaws
+            + [few] * (self.tail_share > FEW_LIMIT)
+            + [stray] * (self.stray_share > STRAY_LIMIT)
+        )
 
     @property
     def _flaws(self) -> list[str]:
@@ -172,6 +182,7 @@ class Diagnostics:
                 f"k-hat         {self.khat:.2f}{'' if self._uneven else ' (weights are even)'}",
                 f"weights move  means by {self.mean_shift:.2f} sd, sds by {self.sd_shift:.0%}",
                 f"heavy tails   {FEW} draws make {self.tail_share:.1%} of a variance",
+                f"stray draws   make {self.stray_share:.1%} of a variance",
                 f"non-finite    {self.num_nonfinite}",
                 *self._about_modes(),
                 *self._about_regions(),
@@ -196,18 +207,17 @@ class Diagnostics:
         return named + [f"              and {more} more"] * (more > 0)
 
 
-def judge(
-    flow: Flow, target: Callable[[jax.Array], jax.Array], key: jax.Array, batch_size: int
-) -> Diagnostics:
+def judge(flow: Flow, target: Target, key: jax.Array, batch_size: int) -> Diagnostics:
     """Judges q by 10,000 draws of its own, and as many that reach further.
 
     Args:
         flow: q.
-        target: log p of one point [D], up to a constant; a callable pytree.
+        target: The target.
         key: Random key.
         batch_size: At how many draws the target is evaluated at once.
     """
-    draws = weighted_draws(flow, target, key, 2 * NUM_DRAWS, batch_size).on_host()
+    drawn = weighted_draws(flow, target.log_density, key, 2 * NUM_DRAWS, batch_size)
+    draws = drawn.on_host()
     alone = diagnose((draws.log_p - draws.log_q)[:NUM_DRAWS])
     evidence = _log_evidence(draws)
     missed = Estimate(
@@ -217,7 +227,8 @@ def judge(
         "importance_sampling",
     )
     weights, _ = pareto_smoothed(draws.log_p - draws.log_r)
-    mean_shift, sd_shift, tail_share = _shifts(draws.x, weights)
+    mean_shift, sd_shift, tail_share = shifts(draws.x, weights)
+    parameters = target.table(drawn.x).astype(np.float64)
     return dataclasses.replace(
         alone,
         log_evidence=evidence,
@@ -225,6 +236,7 @@ def judge(
         mean_shift=mean_shift,
         sd_shift=sd_shift,
         tail_share=tail_share,
+        stray_share=stray_share(parameters, draws, float(evidence.value)),
     )
 
 
@@ -277,23 +289,3 @@ def _log_mean(top: Any, weights: np.ndarray) -> Estimate:
 
 def _usable(log_weights: np.ndarray) -> np.ndarray:
     return log_weights[log_weights < np.inf]  # without NaN
-
-
-def _shifts(x: np.ndarray, weights: np.ndarray) -> tuple[float, float, float]:
-    """What weights [n] change, of the worst coordinate, in the first half of the draws [n, D].
-
-    Returns:
-        How far the mean moves, in deviations; by which ratio, less 1, the deviation changes; and
-        how much of the variance rests on the few draws that make most of it.
-    """
-    known = np.isfinite(x).all(axis=1)
-    own = x[:NUM_DRAWS][known[:NUM_DRAWS]]
-    x, weights = x[known], weights[known]
-    mean, sd = own.mean(axis=0), own.std(axis=0)
-    z = (x - mean) / np.where(sd > 0, sd, 1.0)  # draws all alike change by 100 %
-    moved = weights @ z
-    squares = weights[:, None] * (z - moved) ** 2
-    few = min(FEW, len(x))
-    variance, of_few = squares.sum(axis=0), np.partition(squares, -few, axis=0)[-few:].sum(axis=0)
-    worst = lambda change: float(np.abs(change).max())
-    return worst(moved), worst(np.sqrt(variance) - 1), worst(of_few / np.fmax(variance, 1e-300))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from flows._structures import names_of, selected
+from flows._structures import names_of
 from flows.variational.diagnostics import NUM_DRAWS
 from flows.variational.laplace import LaplaceFits
 from flows.variational.modes import LostMode, lost_modes
@@ -57,14 +57,9 @@ def _named(posterior: Posterior, lost: Any, key: jax.Array) -> Any:
     target = posterior.target
     if not lost or target.forward is None:
         return lost
-
-    def table(points: jax.Array) -> np.ndarray:
-        leaves = jax.tree.leaves(selected(target.constrain(points), target.parameters))
-        return np.concatenate([np.reshape(leaf, (len(points), -1)) for leaf in leaves], axis=1)
-
     names = names_of(target.parameters)
-    own = table(posterior.flow.sample(seed=key, sample_shape=(NUM_NAMED,)))
-    values = table(jnp.stack([one.location for one in lost]))
+    own = target.table(posterior.flow.sample(seed=key, sample_shape=(NUM_NAMED,)))
+    values = target.table(jnp.stack([one.location for one in lost]))
     deviation = np.where(own.std(axis=0) > 0, own.std(axis=0), np.inf)
     orders = np.argsort(-np.abs(values - own.mean(axis=0)) / deviation, axis=1, kind="stable")
     return tuple(

@@ -164,7 +164,7 @@ class Stages:
 
     def _judged(self, flow: Flow, **outcome: Any) -> Posterior:
         with attaching(flow):
-            diagnostics = judge(flow, self.target.log_density, self.judge_key, self.num_samples)
+            diagnostics = judge(flow, self.target, self.judge_key, self.num_samples)
         outcome = {"stop_reason": "finished", "num_skipped": 0, **outcome}
         return Posterior(flow=flow, target=self.target, diagnostics=diagnostics, **outcome)
 
