@@ -196,7 +196,11 @@ def test_steps_are_counted_in_whole_epochs(num_rows, batch_size, num_epochs, mon
 
 @pytest.mark.parametrize(
     ("way", "match"),
-    [("constant", "x is constant in column 1"), ("error", "boom"), ("interrupted", "interrupted")],
+    [
+        ("constant", "x is constant in column 1"),
+        ("error", "boom"),
+        pytest.param("interrupted", "interrupted", marks=pytest.mark.slow),
+    ],
 )
 def test_a_baseline_that_fails_loses_no_report(way, match, monkeypatch):
     def by_likelihood(*arguments, **options):

@@ -632,7 +632,7 @@ def test_what_is_no_model_is_refused():
         flows.fit_posterior(in_tfp, event_size=2, key=jax.random.key(0))
 
 
-@pytest.mark.parametrize("sequence", [list, tuple])
+@pytest.mark.parametrize("sequence", [list, pytest.param(tuple, marks=pytest.mark.slow)])
 def test_a_joint_in_sequence_is_the_same_by_the_names_that_it_resolves(sequence):
     parts = {
         "s": tfd.HalfNormal(1.0),
