@@ -103,8 +103,8 @@ tried: [small_tables.md](../benchmarks/small_tables.md).{on(small)}
 posteriors of posteriordb with their reference draws, compilation included; the worst of two or
 three seeds, and medians of the seconds (the third seed had a busy machine). "silent" counts runs
 that were called good and were not: means off by 0.1 deviations, deviations by 15 %, or the log
-evidence by 0.02 and four of its errors. (Draws of a Student-t of 2.5 degrees of freedom and of a funnel do not tell their own
-deviations: those columns say little there.){on(posteriors)}
+evidence by 0.02 and four of its errors. (Draws of a Student-t of 2.5 degrees of freedom and of a
+funnel do not tell their own deviations: those columns say little there.){on(posteriors)}
 
 {tables.of_variational(posteriors["rows"])}
 
