@@ -48,6 +48,7 @@ benchmarks: $(VENV)/.bench
 	$(BIN)/python benchmarks/amortised.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/variational.py
+	$(BIN)/python benchmarks/variational_peers.py
 	$(BIN)/python benchmarks/guides.py
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/divergences.py
