@@ -250,7 +250,7 @@ def test_every_kind_of_student_is_fitted_without_its_teacher(options, with_data)
     data = x if context is None else (x, context)
     report = flows.distill(
         teacher, data=data if with_data or context is not None else None, baseline=True, key=KEY,
-        num_steps=40, batch_size=64, progress=False,
+        num_steps=600, batch_size=64, progress=False,
     ).report  # fmt: skip
     assert report.held_out == ("data" if with_data or context is not None else "teacher draws")
     assert np.isfinite(report.nll_baseline.value)
