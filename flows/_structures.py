@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves_with_path
+from jax.tree_util import keystr, tree_flatten_with_path, tree_leaves, tree_leaves_with_path
 
 from flows import _checks
 
@@ -24,6 +24,12 @@ def names_of(structure: Any) -> tuple[str, ...]:
             numbers = f"[{', '.join(map(str, index))}]" if index else ""
             names.append(path_name(path) + numbers)
     return tuple(names)
+
+
+def columns_of(values: Any) -> np.ndarray:
+    """The numbers of a pytree of arrays [n, ..] as columns [n, K], in the order of their names."""
+    leaves = [np.asarray(leaf) for leaf in tree_leaves(values)]
+    return np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
 
 
 def path_name(path: tuple[Any, ...]) -> str:

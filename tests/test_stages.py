@@ -20,6 +20,7 @@ from flows.variational import start as starts
 from flows.variational.laplace import laplace_fits
 from flows.variational.objectives import forward_kl
 from flows.variational.proposal import Overdispersed
+from flows.variational.weights import WeightedDraws, stray_share
 
 KEY = jax.random.key(0)
 
@@ -291,6 +292,19 @@ def test_stray_draws_that_make_a_variance_of_a_parameter_are_named(far, named):
     plain = judge(flow, made.log_density, KEY, 128)
     assert not any("next to none make" in reason for reason in plain.reasons)
     assert of_model.stray_share >= plain.stray_share
+
+
+def test_parameters_that_overflow_are_stray_and_those_that_are_nan_do_not_count():
+    """One of a thousand draws, of which the target has nothing."""
+    normal = np.random.default_rng(0).normal(size=(1000, 1))
+    log_p = np.zeros(1000)
+    log_p[0] = -50.0
+    draws = WeightedDraws(normal, log_p, np.zeros(1000), np.zeros(1000))
+    assert stray_share(normal, draws, 0.0) < 0.02
+    for value, share in ((np.inf, 0.999), (np.nan, 0.0)):  # the others are off the mean then
+        parameters = normal.copy()
+        parameters[0] = value
+        np.testing.assert_allclose(stray_share(parameters, draws, 0.0), share, atol=1e-6)
 
 
 @pytest.mark.parametrize("stage", ["ELBO", "forward KL"])

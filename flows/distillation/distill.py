@@ -70,7 +70,7 @@ def distill(
     2. Polish (20 %), unless the two are within 0.03 nats of each other by then. The sum of
        KL(student || teacher), by path gradients, and KL(teacher || student), on the teacher's
        draws, or another `objective`. The student with the least KL(teacher || student) on other
-       draws is kept, be it that of the warm start, so that no mode is dropped.
+       draws is kept, be it that of the warm start.
 
     Args:
         teacher: A flow, or any distrax or TFP distribution over vectors. One over bounded columns

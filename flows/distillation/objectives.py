@@ -20,7 +20,7 @@ def layer_matching(teacher: Flow, student: Flow, batch: Batch, key: jax.Array) -
 
 
 def likelihood(teacher: Any, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
-    """KL(teacher || student), less a constant: objective of the warm start of any other student."""
+    """KL(teacher || student), less a constant; that of the warm start of any other student."""
     return negative_log_likelihood(student.unconstrained(), batch, key)
 
 
@@ -42,9 +42,8 @@ def path_kl(
 
 
 def symmetric_kl(teacher: Any, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
-    """Their sum, on draws of both."""
-    x, log_q = batch[0], -likelihood(teacher, student, batch, key)
-    return path_kl(teacher, student, batch, key) + _log_prob(teacher, x, batch[1]) - log_q
+    """KL(student || teacher) + KL(teacher || student), on draws of both."""
+    return path_kl(teacher, student, batch, key) + _log_ratio(teacher, student, batch, key)
 
 
 def jensen_shannon(teacher: Any, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
@@ -53,15 +52,15 @@ def jensen_shannon(teacher: Any, student: Flow, batch: Batch, key: jax.Array) ->
     With m the mean of the two densities, its gradient is half that of the mean over student draws
     of log student - log m, held fixed as a function: the score terms add up to zero.
     """
-    x, log_q = batch[0], -likelihood(teacher, student, batch, key)
     below_mean = lambda log_ratio: jnp.log(2.0) - jax.nn.softplus(-log_ratio)
-    of_teacher = below_mean(_log_prob(teacher, x, batch[1]) - log_q)
+    of_teacher = below_mean(_log_ratio(teacher, student, batch, key))
     of_student = path_kl(teacher, student, batch, key, transform=below_mean)
     return 0.5 * (of_student + jax.lax.stop_gradient(of_teacher))
 
 
-def _log_prob(dist: Any, x: jax.Array, context: jax.Array | None) -> jax.Array:
-    return (dist if context is None else dist.condition(context)).log_prob(x)
+def _log_ratio(teacher: Any, student: Flow, batch: Batch, key: jax.Array) -> jax.Array:
+    """What log teacher - log student is at the teacher's draws."""
+    return likelihood(teacher, student, batch, key) - negative_log_likelihood(teacher, batch, key)
 
 
 POLISH = {

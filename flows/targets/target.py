@@ -10,7 +10,7 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 
 from flows import _checks
-from flows._structures import batched, names_of, require_names, selected
+from flows._structures import batched, columns_of, names_of, require_names, selected
 from flows.training import Program, trace
 
 
@@ -89,9 +89,7 @@ class Target:
 
         Their names are those of `parameters`; of points that stand for nothing it is the points.
         """
-        values = selected(self.constrain(u), self.parameters) if self.forward else u
-        leaves = jax.tree.leaves(values)
-        return np.concatenate([np.reshape(leaf, (len(u), -1)) for leaf in leaves], axis=1)
+        return columns_of(selected(self.constrain(u), self.parameters) if self.forward else u)
 
     def unconstrain(self, parameters: Any) -> tuple[jax.Array, jax.Array | float]:
         """The points of parameters, and the change of volume: the inverse of `constrain`.

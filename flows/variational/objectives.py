@@ -31,11 +31,11 @@ def reverse_kl(
         log_density: log p for points [..., D], up to a constant.
         key: Random key.
         sample_shape: Shape of the draws, in front of the flow's batch shape.
-        transform: What to make of log q - log p, in the place of which it then stands.
+        transform: A function of log q - log p, whose draws and path gradient are wanted instead.
 
     Returns:
         The draws, flattened to one axis. Where the density is nothing, log p = -inf or NaN, they
-        are inf or NaN and have no gradient: q learns p's shape inside.
+        are inf or NaN (or what is made of these) and have no gradient: q learns p's shape inside.
 
     Cost: one forward pass of the flow and its gradient, and one inverse with its gradient in x.
     """

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from flows._structures import names_of
+from flows._structures import columns_of, names_of
 from flows.variational.diagnostics import Diagnostics
 
 PROBABILITY = 0.89  # of the intervals: the default of ArviZ
@@ -56,8 +56,7 @@ class Summary:
 
 def summarize(draws: Any, diagnostics: Diagnostics) -> Summary:
     """The summary of draws of parameters: a pytree of arrays [n, ..]."""
-    leaves = [np.asarray(leaf, np.float64) for leaf in jax.tree.leaves(draws)]
-    table = np.concatenate([leaf.reshape(len(leaf), -1) for leaf in leaves], axis=1)
+    table = columns_of(draws).astype(np.float64)
     tail = (1 - PROBABILITY) / 2
     low, high = np.quantile(table, [tail, 1 - tail], axis=0)
     names = names_of(jax.tree.map(lambda leaf: leaf[0], draws))

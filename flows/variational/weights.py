@@ -70,8 +70,8 @@ def stray_share(x: np.ndarray, draws: WeightedDraws, log_evidence: float) -> flo
     known = ~np.isnan(x).any(axis=1)
     x = np.clip(x[known], -FARTHEST, FARTHEST)
     log_p, log_q, log_r = (part[known] for part in draws[1:])
-    of_q = np.exp(log_q - log_r)
-    of_q = np.where(np.isfinite(of_q), of_q, 0.0) / max(of_q[np.isfinite(of_q)].sum(), 1e-300)
+    of_q = np.nan_to_num(np.exp(log_q - log_r), posinf=0.0)
+    of_q /= max(of_q.sum(), 1e-300)
     squares = of_q[:, None] * (x - of_q @ x) ** 2
     astray = log_p - log_q - log_evidence < np.log(NEXT_TO_NONE)
     return float((squares[astray].sum(axis=0) / np.fmax(squares.sum(axis=0), 1e-300)).max())
